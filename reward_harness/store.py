@@ -1,0 +1,372 @@
+"""The artifact store: ``data/runs/<experiment>/<stage>/<digest>/``, published atomically, verified on read.
+
+Publish = build in a temporary sibling folder, fsync files and folder, rename. Each publication is one line of
+``publications.jsonl`` (recipe, inputs, run id, time): the last line says which artifact is current. A *recipe* is all
+that decides a stage's result (code version, section digests, input digests); the same recipe reuses what is published.
+One lock for each recipe makes two runs of one experiment share the work instead of racing for it; the kernel drops the
+lock of a killed process, and what it left half built is swept by the next builder.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import shutil
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+
+from reward_harness.errors import ArtifactError
+from reward_harness.hashing import canonical_json, digest_file, digest_json
+from reward_harness.manifest import (
+    MANIFEST_NAME,
+    Code,
+    Environment,
+    Frozen,
+    Manifest,
+    Outcome,
+    Output,
+    Reproduce,
+    outputs_digest,
+)
+
+GATES_NAME = "gates.json"
+PUBLICATIONS_NAME = "publications.jsonl"
+SPECS_FOLDER = "specs"
+
+
+@dataclass(frozen=True, slots=True)
+class Recipe:
+    """Everything that decides what a stage makes; equal recipes make one artifact."""
+
+    experiment: str
+    stage: str
+    code_version: str
+    sections: Mapping[str, str]
+    inputs: Mapping[str, str]
+    extra: Mapping[str, Any] = field(default_factory=dict[str, Any])
+
+    @property
+    def digest(self) -> str:
+        return digest_json(
+            {
+                "stage": self.stage,
+                "code_version": self.code_version,
+                "sections": dict(self.sections),
+                "inputs": dict(self.inputs),
+                "extra": dict(self.extra),
+            }
+        )
+
+    @property
+    def spec_digest(self) -> str:
+        """Digest of the spec sections alone; names the snapshot under ``<experiment>/specs``."""
+        return digest_json(dict(self.sections))
+
+
+class Publication(Frozen):
+    """One line of ``publications.jsonl``: when and from what an artifact was made or made again."""
+
+    digest: str
+    recipe: str
+    inputs: dict[str, str]
+    spec_digest: str
+    run_id: str
+    published_at: str
+
+
+@dataclass(frozen=True, slots=True)
+class Artifact:
+    """A published folder with its manifest and the publication through which it was found."""
+
+    path: Path
+    manifest: Manifest
+    publication: Publication
+
+    @property
+    def digest(self) -> str:
+        return self.manifest.digest
+
+    def file(self, name: str) -> Path:
+        """Path of one output, after its sha256 was checked; ``ArtifactError`` if it differs."""
+        listed = next((o for o in self.manifest.outputs if o.path == name), None)
+        if listed is None:
+            have = ", ".join(sorted(o.path for o in self.manifest.outputs)[:12])
+            raise ArtifactError(f"no output {name!r}", where=self.manifest.artifact_id, expected=have)
+        _verify(self.path / name, listed, self.manifest.artifact_id)
+        return self.path / name
+
+    def folder(self, name: str) -> Path:
+        """Path of a folder of outputs, after every file in it was checked."""
+        for output in self.manifest.outputs:
+            if output.path.startswith(f"{name}/"):
+                _verify(self.path / output.path, output, self.manifest.artifact_id)
+        return self.path / name
+
+    def verify(self) -> None:
+        """Check every output; ``ArtifactError`` for the first that is missing or changed."""
+        for output in self.manifest.outputs:
+            _verify(self.path / output.path, output, self.manifest.artifact_id)
+
+
+def _verify(path: Path, output: Output, artifact_id: str) -> None:
+    advice = "Restore the file, or delete the artifact's folder and run the stage again."
+    if not path.is_file():
+        raise ArtifactError("file is missing", where=f"{artifact_id}/{output.path}", fix=advice)
+    found = digest_file(path)
+    if found != output.sha256:
+        raise ArtifactError(
+            "file does not match its digest",
+            where=f"{artifact_id}/{output.path}",
+            got=found[:16],
+            expected=output.sha256[:16],
+            fix=advice,
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class ArtifactStore:
+    """Artifacts below ``root`` (the workspace's ``runs`` folder)."""
+
+    root: Path
+
+    def stage_folder(self, experiment: str, stage: str) -> Path:
+        return self.root / experiment / stage
+
+    def publications(self, experiment: str, stage: str) -> list[Publication]:
+        """All publications of a stage, oldest first; a torn last line (a crash) is left out."""
+        path = self.stage_folder(experiment, stage) / PUBLICATIONS_NAME
+        if not path.is_file():
+            return []
+        found: list[Publication] = []
+        for line in path.read_bytes().split(b"\n"):
+            try:
+                found.append(Publication.model_validate_json(line))
+            except ValidationError:
+                continue
+        return found
+
+    def current(self, experiment: str, stage: str) -> Artifact | None:
+        """The newest publication whose artifact is there, or None."""
+        for publication in reversed(self.publications(experiment, stage)):
+            if self._manifest_path(experiment, stage, publication.digest).is_file():
+                return self._open(experiment, stage, publication)
+        return None
+
+    def load(self, experiment: str, stage: str, digest: str) -> Artifact:
+        """The artifact with this digest (or its unique prefix); ``ArtifactError`` if it is not published."""
+        matches = [p for p in self.publications(experiment, stage) if p.digest.startswith(digest)]
+        if len({p.digest for p in matches}) != 1:
+            raise ArtifactError(
+                "no such artifact" if not matches else "more than one artifact has this prefix",
+                where=f"{experiment}/{stage}",
+                got=digest,
+                fix=f"`harness experiment show {experiment}` lists what is published.",
+            )
+        return self._open(experiment, stage, matches[-1])
+
+    def find(self, recipe: Recipe) -> Artifact | None:
+        """What was published from an equal recipe, newest first, or None."""
+        for publication in reversed(self.publications(recipe.experiment, recipe.stage)):
+            path = self._manifest_path(recipe.experiment, recipe.stage, publication.digest)
+            if publication.recipe == recipe.digest and path.is_file():
+                return self._open(recipe.experiment, recipe.stage, publication)
+        return None
+
+    def produce(
+        self,
+        recipe: Recipe,
+        build: Callable[[Path], Outcome],
+        *,
+        sections: Mapping[str, Any],
+        environment: Callable[[str], Environment],
+        code: Code,
+        run_id: str,
+    ) -> tuple[Artifact, bool]:
+        """Reuse what an equal recipe published, else build and publish; returns (artifact, reused).
+
+        ``build`` writes files into the folder it is given. Whatever it raises leaves nothing published.
+        """
+        folder = self.stage_folder(recipe.experiment, recipe.stage)
+        folder.mkdir(parents=True, exist_ok=True)
+        with _lock(folder / f".lock-{recipe.digest[:16]}"):
+            if (known := self.find(recipe)) is not None:
+                known.verify()
+                return self._made_current(known, recipe, run_id), True
+            building = folder / f".building-{recipe.digest[:16]}"
+            shutil.rmtree(building, ignore_errors=True)
+            building.mkdir()
+            try:
+                outcome = build(building)
+                manifest = self._seal(building, recipe, outcome, environment(outcome.device), code)
+            except BaseException:
+                shutil.rmtree(building, ignore_errors=True)
+                raise
+            self._save_spec(recipe, sections)
+            self._publish(building, folder / manifest.digest)
+            publication = self._append(recipe, manifest.digest, run_id)
+        return self._open(recipe.experiment, recipe.stage, publication), False
+
+    def spec_snapshot(self, experiment: str, spec_digest: str) -> dict[str, Any]:
+        """The spec sections that an artifact was made with, by its manifest's ``spec_digest``."""
+        path = self.root / experiment / SPECS_FOLDER / f"{spec_digest}.json"
+        if not path.is_file():
+            raise ArtifactError("spec snapshot is missing", where=str(path))
+        return json.loads(path.read_bytes())
+
+    def _manifest_path(self, experiment: str, stage: str, digest: str) -> Path:
+        return self.stage_folder(experiment, stage) / digest / MANIFEST_NAME
+
+    def _open(self, experiment: str, stage: str, publication: Publication) -> Artifact:
+        path = self._manifest_path(experiment, stage, publication.digest)
+        try:
+            manifest = Manifest.model_validate_json(path.read_bytes())
+        except (OSError, ValidationError) as error:
+            raise ArtifactError(
+                "manifest cannot be read",
+                where=str(path),
+                got=str(error).splitlines()[0],
+                fix="Delete the artifact's folder and run the stage again.",
+            ) from error
+        if outputs_digest(manifest.outputs) != publication.digest:
+            raise ArtifactError(
+                "manifest does not match its digest",
+                where=str(path),
+                fix="Delete the artifact's folder and run the stage again.",
+            )
+        return Artifact(path.parent, manifest, publication)
+
+    def _made_current(self, artifact: Artifact, recipe: Recipe, run_id: str) -> Artifact:
+        latest = self.publications(recipe.experiment, recipe.stage)[-1]
+        if latest.recipe == recipe.digest and latest.digest == artifact.digest:
+            return artifact
+        publication = self._append(recipe, artifact.digest, run_id)
+        return Artifact(artifact.path, artifact.manifest, publication)
+
+    def _seal(
+        self, folder: Path, recipe: Recipe, outcome: Outcome, environment: Environment, code: Code
+    ) -> Manifest:
+        """Write ``gates.json`` and the manifest, the latter last, and force all of it to disk."""
+        if outcome.gates:
+            gates = {name: gate.model_dump() for name, gate in outcome.gates.items()}
+            (folder / GATES_NAME).write_bytes(canonical_json(gates))
+        files = sorted(p for p in folder.rglob("*") if p.is_file())
+        if not files:
+            raise ArtifactError("the stage wrote no files", where=f"{recipe.experiment}/{recipe.stage}")
+        outputs = [
+            Output(path=p.relative_to(folder).as_posix(), sha256=digest_file(p), bytes=p.stat().st_size)
+            for p in files
+        ]
+        manifest = Manifest(
+            stage=recipe.stage,
+            experiment=recipe.experiment,
+            digest=outputs_digest(outputs),
+            created_at=_now(),
+            inputs=dict(recipe.inputs),
+            spec_digest=recipe.spec_digest,
+            code=code,
+            environment=environment,
+            outputs=outputs,
+            metrics=dict(outcome.metrics),
+            gates=dict(outcome.gates),
+            cost=outcome.cost,
+            reproduce=Reproduce(argv=_reproduce_argv(recipe)),
+            notes=dict(outcome.notes),
+        )
+        for path in files:
+            _fsync(path)
+        _write_durably(folder / MANIFEST_NAME, manifest.model_dump_json(indent=1).encode())
+        _fsync(folder)
+        return manifest
+
+    def _publish(self, building: Path, final: Path) -> None:
+        if (final / MANIFEST_NAME).is_file():
+            shutil.rmtree(building)  # the same content was published before
+            return
+        shutil.rmtree(final, ignore_errors=True)
+        building.rename(final)
+        _fsync(final.parent)
+
+    def _append(self, recipe: Recipe, digest: str, run_id: str) -> Publication:
+        publication = Publication(
+            digest=digest,
+            recipe=recipe.digest,
+            inputs=dict(recipe.inputs),
+            spec_digest=recipe.spec_digest,
+            run_id=run_id,
+            published_at=_now(),
+        )
+        folder = self.stage_folder(recipe.experiment, recipe.stage)
+        with _lock(folder / ".lock-publications"), (folder / PUBLICATIONS_NAME).open("ab+") as stream:
+            stream.seek(0, os.SEEK_END)
+            torn = stream.tell() > 0 and _last_byte(stream.fileno(), stream.tell()) != b"\n"
+            stream.write((b"\n" if torn else b"") + publication.model_dump_json().encode() + b"\n")
+            stream.flush()
+            os.fsync(stream.fileno())
+        return publication
+
+    def _save_spec(self, recipe: Recipe, sections: Mapping[str, Any]) -> None:
+        path = self.root / recipe.experiment / SPECS_FOLDER / f"{recipe.spec_digest}.json"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if not path.is_file():
+            write_atomically(path, canonical_json(dict(sections)))
+
+
+def write_atomically(path: Path, data: bytes) -> None:
+    """Replace ``path`` by ``data`` so that a reader, or a crash, meets the old or the new content."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    _write_durably(temporary, data)
+    temporary.replace(path)
+    _fsync(path.parent)
+
+
+def _write_durably(path: Path, data: bytes) -> None:
+    with path.open("wb") as stream:
+        stream.write(data)
+        stream.flush()
+        os.fsync(stream.fileno())
+
+
+def _fsync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _last_byte(descriptor: int, size: int) -> bytes:
+    return os.pread(descriptor, 1, size - 1)
+
+
+@contextmanager
+def _lock(path: Path) -> Iterator[None]:
+    """Hold an exclusive lock on ``path``; waits for another holder, dies with the process."""
+    with path.open("w") as stream:
+        fcntl.flock(stream, fcntl.LOCK_EX)
+        yield
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="milliseconds")
+
+
+def _reproduce_argv(recipe: Recipe) -> list[str]:
+    inputs = [part for name, digest in sorted(recipe.inputs.items()) for part in ("--input", f"{name}={digest}")]
+    return [
+        "python",
+        "-m",
+        "reward_harness.cli",
+        "stage",
+        recipe.experiment,
+        recipe.stage,
+        "--spec-digest",
+        recipe.spec_digest,
+        *inputs,
+    ]
