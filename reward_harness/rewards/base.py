@@ -1,20 +1,32 @@
 """What a reward is: one interface, and the three results a scorer can have.
 
 A scorer answers ``Scored``, ``Abstained`` (it has no opinion) or ``Failed`` (it could not be asked): never 0.0 in place
-of a missing score, because a 0.0 becomes a training label.
+of a missing score, because a 0.0 becomes a training label. A subclass implements ``score_batch_results``; one that
+chooses by prompt id overrides ``score_items``.
+
+    >>> rm.score([{"role": "user", "content": "2+2?"}, {"role": "assistant", "content": "4"}])
+    0.75
 """
 
 from __future__ import annotations
 
+import asyncio
+import math
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, overload
+from typing import Any, Literal, cast, overload
 
 from reward_harness.errors import ScoringError
 
 Conversation = Sequence[Mapping[str, str]]
 """``[{role, content}, …]``; the last message is the assistant's, and is what gets scored."""
+
+ROLES = ("system", "user", "assistant")
+
+INVALID_CONVERSATION = "invalid_conversation"
+PROMPT_NOT_FOUND = "prompt_not_found"
+SCORING_FAILED = "scoring_failed"
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,26 +46,106 @@ class Abstained:
 
 @dataclass(frozen=True, slots=True)
 class Failed:
-    """The scorer could not be asked or understood; ``retriable`` if asking again may help."""
+    """The scorer could not be asked or understood; ``retriable`` if asking again may help.
+
+    ``code`` is the machine-readable cause that the server hands on as ``error_code``.
+    """
 
     error: str
     retriable: bool = False
+    code: str = SCORING_FAILED
 
 
 ScoreResult = Scored | Abstained | Failed
 
 
+@dataclass(frozen=True, slots=True)
+class Item:
+    """One conversation to score; ``prompt_id`` where the caller knows which prompt it answers."""
+
+    conversation: Conversation
+    prompt_id: str | None = None
+
+
+def reason_of(result: Abstained | Failed) -> str:
+    """Why there is no score."""
+    return result.reason if isinstance(result, Abstained) else result.error
+
+
+def conversation_of(prompt: str | Conversation, response: str) -> list[dict[str, str]]:
+    """A prompt (text or turns) followed by the response that is to be scored."""
+    turns = [{"role": "user", "content": prompt}] if isinstance(prompt, str) else map(dict, prompt)
+    return [*turns, {"role": "assistant", "content": response}]
+
+
+def invalid(conversation: Any) -> Failed | None:
+    """What makes ``conversation`` unfit to be scored, or None; an empty response is fit."""
+    if isinstance(conversation, str | Mapping) or not isinstance(conversation, Sequence):
+        got = type(cast("Any", conversation)).__name__
+        return Failed(f"a conversation is a list of messages, got {got}", code=INVALID_CONVERSATION)
+    messages = cast("Sequence[Any]", conversation)
+    for position, message in enumerate(messages):
+        if not _is_message(message):
+            return Failed(
+                f"message {position} is not {{role: {'|'.join(ROLES)}, content: text}}",
+                code=INVALID_CONVERSATION,
+            )
+    if not messages or messages[-1]["role"] != "assistant":
+        return Failed("the last message must be the assistant's", code=INVALID_CONVERSATION)
+    return None
+
+
+def _is_message(message: Any) -> bool:
+    if not isinstance(message, Mapping):
+        return False
+    found = cast("Mapping[str, Any]", message)
+    return found.get("role") in ROLES and isinstance(found.get("content"), str)
+
+
+def only_valid(
+    batch: Sequence[Conversation], score: Callable[[list[Conversation]], Sequence[ScoreResult]]
+) -> list[ScoreResult]:
+    """Results in order: ``score`` is asked about the valid conversations, the others are ``Failed``.
+
+    A value that is not finite is a failure too, whatever the scorer is.
+    """
+    found: list[ScoreResult | None] = [invalid(conversation) for conversation in batch]
+    valid = [number for number, problem in enumerate(found) if problem is None]
+    results = score([batch[number] for number in valid]) if valid else []
+    for number, result in zip(valid, results, strict=True):
+        found[number] = finite(result)
+    return cast("list[ScoreResult]", found)
+
+
+def finite(result: ScoreResult) -> ScoreResult:
+    """``result``, or ``Failed`` where its value is NaN or infinite."""
+    if isinstance(result, Scored) and not math.isfinite(result.value):
+        return Failed(f"the score is {result.value}")
+    return result
+
+
 class BaseRM(ABC):
-    """A reward: subclasses implement ``score_batch_results`` only."""
+    """A reward: subclasses implement ``score_batch_results`` only.
+
+    Attributes:
+        artifact_id: name of the artifact this reward was loaded from.
+        digest: the artifact's digest; what a served reward is recognised by.
+        batched: whether scoring many conversations at once is cheaper than one by one.
+    """
 
     artifact_id: str | None = None
     digest: str | None = None
+    batched: bool = False
 
     @abstractmethod
     def score_batch_results(
         self, batch: Sequence[Conversation], batch_size: int = 32, progress: bool = False
     ) -> list[ScoreResult]:
         """One result for each conversation, in order; a bad item never fails the batch."""
+
+    def score_items(self, items: Sequence[Item], batch_size: int = 32) -> list[ScoreResult]:
+        """As ``score_batch_results``, for a reward that can choose by the prompt's id."""
+        return self.score_batch_results([item.conversation for item in items], batch_size)
 
     def score_batch(
         self, batch: Sequence[Conversation], batch_size: int = 32, progress: bool = False
@@ -63,9 +155,19 @@ class BaseRM(ABC):
         return [r.value if isinstance(r, Scored) else None for r in results]
 
     @overload
-    def score(self, messages: Conversation, return_details: bool = False) -> float: ...
+    def score(self, messages: Conversation, return_details: Literal[False] = False) -> float: ...
     @overload
-    def score(self, messages: Sequence[Conversation], return_details: bool = False) -> list[float]: ...
+    def score(
+        self, messages: Sequence[Conversation], return_details: Literal[False] = False
+    ) -> list[float]: ...
+    @overload
+    def score(
+        self, messages: Conversation, return_details: Literal[True]
+    ) -> tuple[float, dict[str, Any]]: ...
+    @overload
+    def score(
+        self, messages: Sequence[Conversation], return_details: Literal[True]
+    ) -> list[tuple[float, dict[str, Any]]]: ...
     def score(self, messages: Any, return_details: bool = False) -> Any:
         """Score one conversation (a float) or a list of them (a list); ``ScoringError`` where there is no score.
 
@@ -73,13 +175,22 @@ class BaseRM(ABC):
         """
         single = bool(messages) and isinstance(messages[0], Mapping)
         results = self.score_batch_results([messages] if single else messages)
-        scores = [_value(r, self.artifact_id) for r in results]
-        found = list(zip(scores, [dict(r.details) for r in results], strict=True)) if return_details else scores  # type: ignore[union-attr]
+        scored = [self.require(result) for result in results]
+        found: list[Any] = [
+            (s.value, self.details(s)) if return_details else s.value for s in scored
+        ]
         return found[0] if single else found
 
+    async def ascore(self, messages: Any, return_details: bool = False) -> Any:
+        """``score`` off the event loop; subclasses that wait for a network do better."""
+        return await asyncio.to_thread(self.score, messages, return_details)
 
-def _value(result: ScoreResult, artifact_id: str | None) -> float:
-    if isinstance(result, Scored):
-        return result.value
-    reason = result.reason if isinstance(result, Abstained) else result.error
-    raise ScoringError("no score", where=artifact_id, got=reason)
+    def require(self, result: ScoreResult) -> Scored:
+        """``result`` if there is a score; ``ScoringError`` with the reason otherwise."""
+        if isinstance(result, Scored):
+            return result
+        raise ScoringError("no score", where=self.artifact_id, got=reason_of(result))
+
+    def details(self, scored: Scored) -> dict[str, Any]:
+        """What ``return_details`` hands out beside the value."""
+        return {"artifact_id": self.artifact_id, **scored.details}

@@ -1,0 +1,70 @@
+"""``ClassifierRM``: a trained reward head (Bradley-Terry or regression) as a reward.
+
+The model does its own tokenisation, truncation and length-sorted batching (``reward_harness.models.reward_head``); torch
+is imported when a model is loaded, not with this module.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from reward_harness.rewards.base import BaseRM, Conversation, Scored, ScoreResult, only_valid
+
+if TYPE_CHECKING:
+    from reward_harness.models.reward_head import RewardModel
+
+
+@dataclass(frozen=True, slots=True)
+class Normalization:
+    """Mean and standard deviation of the raw scores on held-out responses."""
+
+    mean: float = 0.0
+    std: float = 1.0
+
+
+class ClassifierRM(BaseRM):
+    """One forward pass a response; ``value`` is the raw logit, ``normalized_score`` is in its details.
+
+    Calls from several threads take turns, so that a batch keeps all cores.
+    """
+
+    batched = True
+
+    def __init__(self, model: RewardModel, normalization: Normalization | None = None) -> None:
+        self.model = model
+        self.normalization = normalization or Normalization()
+        self._turn = threading.Lock()
+
+    @classmethod
+    def load(
+        cls, folder: Path, device: str = "cpu", normalization: Normalization | None = None
+    ) -> ClassifierRM:
+        """Read a ``model/`` folder as ``bt_reward_model`` publishes it."""
+        from reward_harness.models.reward_head import RewardModel
+
+        return cls(RewardModel.load(folder, device), normalization)
+
+    def score_batch_results(
+        self, batch: Sequence[Conversation], batch_size: int = 32, progress: bool = False
+    ) -> list[ScoreResult]:
+        """One result for each conversation, in order; ``batch_size`` is left to the model's token budget."""
+        return only_valid(batch, self._forward)
+
+    def _forward(self, batch: list[Conversation]) -> list[ScoreResult]:
+        with self._turn:
+            values = self.model.score_conversations(batch)
+        scale = self.normalization.std or 1.0
+        return [
+            Scored(
+                value,
+                {
+                    "raw_logits": [value],
+                    "normalized_score": (value - self.normalization.mean) / scale,
+                },
+            )
+            for value in values
+        ]
