@@ -37,12 +37,17 @@ class Metric(Frozen):
 
 
 class Gate(Frozen):
-    """Whether the artifact may be consumed, and by how much it passed or failed."""
+    """Whether the artifact may be consumed, and by how much it passed or failed.
+
+    A gate that the experiment does not enforce is recorded all the same, and only a consumer that
+    asks strictly (target prod) minds its failure.
+    """
 
     passed: bool
     value: float | None
     threshold: float | None
     detail: str = ""
+    enforced: bool = True
 
 
 class Output(Frozen):
@@ -111,10 +116,13 @@ class Manifest(Frozen):
         """``experiment/stage/digest``: how commands and other manifests name this artifact."""
         return f"{self.experiment}/{self.stage}/{self.digest}"
 
-    def require_gates(self) -> None:
-        """Raise ``GateRejected`` for the first failed gate; consumers call this before use."""
+    def require_gates(self, *, strict: bool = False) -> None:
+        """Raise ``GateRejected`` for the first failed gate; consumers call this before use.
+
+        ``strict`` also minds the gates that the experiment does not enforce.
+        """
         for name, gate in self.gates.items():
-            if not gate.passed:
+            if not gate.passed and (gate.enforced or strict):
                 raise GateRejected(
                     name, value=gate.value, threshold=gate.threshold, artifact=self.artifact_id
                 )

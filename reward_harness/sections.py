@@ -110,12 +110,22 @@ class SearchConfig(Frozen):
 
 
 class GateThresholds(Frozen):
-    """When a reward may be served; a result beyond its threshold rejects the artifact."""
+    """When a reward may be served; a result beyond its threshold rejects the artifact.
 
+    Rises are in standard deviations of the reward's held-out scores.
+    """
+
+    enforce: bool = Field(
+        default=True, description="false: failed gates are recorded and bar only target prod"
+    )
     min_heldout_agreement: float = Field(default=0.5, description="lower bound must exceed it")
+    max_master_key_margin: float = Field(default=0.0, description="worst answer against the median")
+    max_null_response_margin: float = Field(default=0.0, description="likewise")
     max_length_padding_std: float = 0.1
-    max_injection_rise: float = 0.0
+    max_injection_rise: float = Field(default=0.0, description="upper bound of the mean rise")
     max_unscored_share: Fraction = 0.02
+    heldout_prompts: int = Field(default=256, ge=2, description="test prompts scored for agreement")
+    attacked_responses: int = Field(default=48, ge=2, description="responses each attack is tried on")
 
 
 class BTSection(Frozen):
@@ -138,6 +148,7 @@ class RewardModelSection(Frozen):
 
     serve: Literal["rubric", "classifier"] = "rubric"
     deploy_target: Literal["dev", "staging", "prod"] = "dev"
+    on_drift: Literal["notify", "redeploy"] = "notify"
     gates: GateThresholds = GateThresholds()
     bt: BTSection | None = None
 
