@@ -184,7 +184,7 @@ class ArtifactStore:
         recipe: Recipe,
         build: Callable[[Path], Outcome],
         *,
-        sections: Mapping[str, Any],
+        snapshot: Mapping[str, Any],
         environment: Callable[[str], Environment],
         code: Code,
         run_id: str,
@@ -208,13 +208,16 @@ class ArtifactStore:
             except BaseException:
                 shutil.rmtree(building, ignore_errors=True)
                 raise
-            self._save_spec(recipe, sections)
+            self._save_spec(recipe, snapshot)
             self._publish(building, folder / manifest.digest)
             publication = self._append(recipe, manifest.digest, run_id)
         return self._open(recipe.experiment, recipe.stage, publication), False
 
     def spec_snapshot(self, experiment: str, spec_digest: str) -> dict[str, Any]:
-        """The spec sections that an artifact was made with, by its manifest's ``spec_digest``."""
+        """The experiment that an artifact was made with, by its manifest's ``spec_digest``.
+
+        Sections that the stage does not read may have been different; they do not matter to it.
+        """
         path = self.root / experiment / SPECS_FOLDER / f"{spec_digest}.json"
         if not path.is_file():
             raise ArtifactError("spec snapshot is missing", where=str(path))
@@ -311,11 +314,11 @@ class ArtifactStore:
             os.fsync(stream.fileno())
         return publication
 
-    def _save_spec(self, recipe: Recipe, sections: Mapping[str, Any]) -> None:
+    def _save_spec(self, recipe: Recipe, snapshot: Mapping[str, Any]) -> None:
         path = self.root / recipe.experiment / SPECS_FOLDER / f"{recipe.spec_digest}.json"
         path.parent.mkdir(parents=True, exist_ok=True)
         if not path.is_file():
-            write_atomically(path, canonical_json(dict(sections)))
+            write_atomically(path, canonical_json(dict(snapshot)))
 
 
 def write_atomically(path: Path, data: bytes) -> None:
@@ -359,14 +362,5 @@ def _now() -> str:
 
 def _reproduce_argv(recipe: Recipe) -> list[str]:
     inputs = [part for name, digest in sorted(recipe.inputs.items()) for part in ("--input", f"{name}={digest}")]
-    return [
-        "python",
-        "-m",
-        "reward_harness.cli",
-        "stage",
-        recipe.experiment,
-        recipe.stage,
-        "--spec-digest",
-        recipe.spec_digest,
-        *inputs,
-    ]
+    spec = ["--spec-digest", recipe.spec_digest]
+    return ["harness", "stage", recipe.experiment, recipe.stage, *spec, *inputs]

@@ -127,7 +127,7 @@ def make(
     return store.produce(
         recipe,
         lambda folder: _timed(builder_of(stage), run, folder),
-        sections={name: spec.section(name) for name in stage.sections} | {"seed": spec.seed},
+        snapshot=spec.model_dump(mode="json"),
         environment=environment_of,
         code=Code(version=stage.code_version, **code_state(workspace.root)),
         run_id=services.run_id,

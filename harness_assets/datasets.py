@@ -1,0 +1,79 @@
+"""Dataset assets: the experiment's own sections, the sources they name, and canonical records split by prompt."""
+
+from collections.abc import Iterator
+
+import dagster as dg
+
+from harness_assets.graph import DATA_SOURCES, EXPERIMENTS, OWNERS, SECTION_KEYS, stage_asset
+from harness_assets.materialize import materialize
+from harness_resources.store import Store
+from reward_harness.hashing import digest_tree
+from reward_harness.workspace import Workspace
+
+
+@dg.observable_source_asset(
+    key=DATA_SOURCES,
+    group_name="datasets",
+    description="Every dataset that an experiment can name: data/sources/*.yaml with pinned content.",
+    tags={"kind": "external"},
+)
+def sources() -> dg.DataVersion:
+    """Digest of the source files; observed by the registry sensor and by every launch."""
+    return dg.DataVersion(digest_tree(Workspace.discover().sources))
+
+
+@dg.multi_asset(
+    name="experiment_spec",
+    specs=[
+        dg.AssetSpec(
+            key,
+            group_name="datasets",
+            description=f"Section `{name}` of the experiment's YAML file, with the seed.",
+            kinds={"yaml"},
+            owners=OWNERS,
+            code_version="1",
+        )
+        for name, key in SECTION_KEYS.items()
+    ],
+    partitions_def=EXPERIMENTS,
+)
+def experiment_spec(context: dg.AssetExecutionContext, store: Store) -> Iterator[dg.MaterializeResult]:
+    """The experiment's file, one output and data version for each section, so that staleness is exact."""
+    spec = store.experiment(context.partition_key)
+    for name, digest in spec.section_digests().items():
+        content = {"seed": spec.seed, "section": spec.section(name)}
+        yield dg.MaterializeResult(
+            asset_key=SECTION_KEYS[name],
+            data_version=dg.DataVersion(digest),
+            metadata={"content": dg.MetadataValue.json(content)},
+        )
+
+
+@dg.asset(**stage_asset("preference_pairs", kinds={"jsonl"}))
+def preference_pairs(context: dg.AssetExecutionContext, store: Store) -> Iterator[dg.MaterializeResult]:
+    """Two responses to one prompt, the first preferred; split by prompt."""
+    yield from materialize(context, store)
+
+
+@dg.asset(**stage_asset("ranked_prompts", kinds={"jsonl"}))
+def ranked_prompts(context: dg.AssetExecutionContext, store: Store) -> Iterator[dg.MaterializeResult]:
+    """Prompts with several ranked responses: what rubrics are searched and measured on."""
+    yield from materialize(context, store)
+
+
+@dg.asset(**stage_asset("sft_examples", kinds={"jsonl"}))
+def sft_examples(context: dg.AssetExecutionContext, store: Store) -> Iterator[dg.MaterializeResult]:
+    """Prompts with the response to imitate."""
+    yield from materialize(context, store)
+
+
+@dg.asset(**stage_asset("rl_prompts", kinds={"jsonl"}))
+def rl_prompts(context: dg.AssetExecutionContext, store: Store) -> Iterator[dg.MaterializeResult]:
+    """Prompts that policies are rolled out and evaluated on."""
+    yield from materialize(context, store)
+
+
+@dg.asset(**stage_asset("reasoning_steps", kinds={"jsonl"}))
+def reasoning_steps(context: dg.AssetExecutionContext, store: Store) -> Iterator[dg.MaterializeResult]:
+    """Solutions in steps with a label for each step."""
+    yield from materialize(context, store)

@@ -1,0 +1,45 @@
+"""Evaluation assets: a report on the rewards, one on the policies, and the board over all experiments."""
+
+from collections.abc import Iterator
+
+import dagster as dg
+
+from harness_assets.graph import LEADERBOARD, OWNERS, stage_asset, stage_key
+from harness_assets.materialize import log_progress, materialize
+from harness_assets.record import record
+from harness_resources.compute import Compute
+from harness_resources.store import Store
+from reward_harness.stages import Services
+
+
+@dg.asset(**stage_asset("rm_report", kinds={"html"}))
+def rm_report(context: dg.AssetExecutionContext, store: Store) -> Iterator[dg.MaterializeResult]:
+    """How far each reward can be trusted: accuracy against baselines, length bias, calibration, agreement."""
+    yield from materialize(context, store)
+
+
+@dg.asset(**stage_asset("policy_report", kinds={"html"}, pool="gpu"))
+def policy_report(
+    context: dg.AssetExecutionContext, store: Store, compute: Compute
+) -> Iterator[dg.MaterializeResult]:
+    """What training did to the policies: reward, KL, length, wins against the reference, samples side by side."""
+    yield from materialize(context, store, compute=compute)
+
+
+@dg.asset(
+    key=LEADERBOARD,
+    group_name="evaluations",
+    deps=[stage_key("rm_report"), stage_key("policy_report")],
+    kinds={"html"},
+    owners=OWNERS,
+    code_version="1",
+    pool="ledger",
+    automation_condition=dg.AutomationCondition.any_deps_updated(),
+)
+def leaderboard(context: dg.AssetExecutionContext, store: Store) -> dg.MaterializeResult:
+    """All experiments' reports side by side."""
+    from reward_harness.stages.leaderboard import make_leaderboard
+
+    services = Services(progress=log_progress(context), run_id=context.run_id)
+    artifact, reused = make_leaderboard(store.workspace(), services)
+    return record(artifact, reused=reused)

@@ -1,0 +1,65 @@
+"""The one asset body: which stage and experiment, with which services, made or reused, recorded."""
+
+import time
+from collections.abc import Iterator
+
+import dagster as dg
+
+from harness_assets.record import record
+from harness_resources.compute import Compute
+from harness_resources.llm import LLM
+from harness_resources.store import Store
+from reward_harness.progress import Progress, ProgressSink
+from reward_harness.stages import STAGES, Services, make
+
+LOG_EVERY_S = 5.0
+
+
+def materialize(
+    context: dg.AssetExecutionContext,
+    store: Store,
+    *,
+    compute: Compute | None = None,
+    llm: LLM | None = None,
+) -> Iterator[dg.MaterializeResult]:
+    """Yield the materialization of this asset's partition, or nothing if the experiment has no such stage."""
+    stage = STAGES[context.asset_key.path[-1]]
+    spec = store.experiment(context.partition_key)
+    if not stage.wanted(spec):
+        context.log.warning(f"{spec.key} has no {stage.name}: its section is switched off in the experiment file")
+        return
+    services = Services(
+        launcher=compute.launcher(context, spec.compute) if compute else None,
+        progress=log_progress(context),
+        run_id=context.run_id,
+        search_budget=llm.budget() if llm else {},
+    )
+    artifact, reused = make(store.workspace(), spec, stage.name, services)
+    gates = [check.name for check in context.assets_def.check_specs]
+    yield record(artifact, reused=reused, gates=gates)
+
+
+def log_progress(context: dg.AssetExecutionContext) -> ProgressSink:
+    """Progress as log lines, at most one every few seconds, the last step always."""
+    last = 0.0
+    start = time.monotonic()
+
+    def sink(event: Progress) -> None:
+        nonlocal last
+        now = time.monotonic()
+        if now - last < LOG_EVERY_S and event.step < event.total:
+            return
+        last = now
+        context.log.info(progress_line(event, now - start))
+
+    return sink
+
+
+def progress_line(event: Progress, elapsed_s: float) -> str:
+    """``sft_checkpoint 5/15 | loss 1.93 | 60 s left``."""
+    parts = [f"{event.stage} {event.step}/{event.total}"]
+    parts += [event.message] if event.message else []
+    parts += [f"{name} {value:.4g}" for name, value in event.numbers.items()]
+    if 0 < event.step < event.total:
+        parts.append(f"{elapsed_s / event.step * (event.total - event.step):.0f} s left")
+    return " | ".join(parts)

@@ -1,0 +1,108 @@
+"""The only code that knows both manifests and Dagster: an artifact becomes the metadata of a materialization."""
+
+import base64
+import json
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import dagster as dg
+
+from reward_harness.manifest import Gate, Manifest, Metric
+from reward_harness.store import Artifact
+
+INLINE_IMAGE_BYTES = 200_000
+METRIC_SCHEMA = dg.TableSchema(
+    columns=[
+        dg.TableColumn("metric", "string"),
+        dg.TableColumn("value", "float"),
+        dg.TableColumn("interval", "string"),
+        dg.TableColumn("n", "int"),
+        dg.TableColumn("better", "string"),
+    ]
+)
+
+
+def record(artifact: Artifact, *, reused: bool, gates: Iterable[str] = ()) -> dg.MaterializeResult:
+    """The materialization of ``artifact``: numbers, tables, summary, plot, inputs, cost and gate results."""
+    manifest = artifact.manifest
+    return dg.MaterializeResult(
+        data_version=dg.DataVersion(manifest.digest),
+        metadata=_metadata(artifact, reused),
+        check_results=[_gate_result(name, manifest.gates.get(name)) for name in gates],
+    )
+
+
+def _metadata(artifact: Artifact, reused: bool) -> dict[str, Any]:
+    manifest = artifact.manifest
+    metadata: dict[str, Any] = {
+        "artifact": manifest.artifact_id,
+        "path": dg.MetadataValue.path(str(artifact.path)),
+        "made": "reused: nothing it is made from changed" if reused else "made by this run",
+        "reproduce": f"harness reproduce {manifest.artifact_id}",
+        "inputs": dg.MetadataValue.json(artifact.publication.inputs),
+        "cost": dg.MetadataValue.json(manifest.cost.model_dump()),
+    }
+    metadata |= {name: dg.MetadataValue.float(float(metric.value)) for name, metric in manifest.metrics.items()}
+    if manifest.metrics:
+        metadata["metrics"] = dg.MetadataValue.table(_metric_rows(manifest), schema=METRIC_SCHEMA)
+    if (summary := _summary(artifact)) is not None:
+        metadata["summary"] = dg.MetadataValue.md(summary)
+    if (report := artifact.path / "report.html").is_file():
+        metadata["report"] = dg.MetadataValue.url(report.resolve().as_uri())
+    return metadata
+
+
+def _metric_rows(manifest: Manifest) -> list[dg.TableRecord]:
+    return [
+        dg.TableRecord(
+            {
+                "metric": name,
+                "value": float(metric.value),
+                "interval": interval_text(metric),
+                "n": metric.n,
+                "better": {"max": "higher", "min": "lower", "none": ""}[metric.direction],
+            }
+        )
+        for name, metric in manifest.metrics.items()
+    ]
+
+
+def interval_text(metric: Metric) -> str:
+    """``[low, high]``, or nothing where the metric has no interval."""
+    if metric.ci_low is None or metric.ci_high is None:
+        return ""
+    return f"[{metric.ci_low:.4g}, {metric.ci_high:.4g}]"
+
+
+def _summary(artifact: Artifact) -> str | None:
+    """The stage's own summary with its plot inlined."""
+    path = artifact.path / "summary.md"
+    text = path.read_text(encoding="utf-8") if path.is_file() else None
+    plot = artifact.path / "plot.png"
+    if not plot.is_file() or plot.stat().st_size > INLINE_IMAGE_BYTES:
+        return text
+    return f"{text or ''}\n\n{inline_image(plot)}"
+
+
+def inline_image(path: Path) -> str:
+    """Markdown of a PNG that needs no other file."""
+    return f"![{path.stem}](data:image/png;base64,{base64.b64encode(path.read_bytes()).decode()})"
+
+
+def _gate_result(name: str, gate: Gate | None) -> dg.AssetCheckResult:
+    """A gate as a check that never blocks: the manifest's gate does, wherever the artifact is consumed."""
+    if gate is None:
+        return dg.AssetCheckResult(
+            check_name=name,
+            passed=True,
+            severity=dg.AssetCheckSeverity.WARN,
+            description="not measured for this kind of reward",
+        )
+    return dg.AssetCheckResult(
+        check_name=name,
+        passed=gate.passed,
+        severity=dg.AssetCheckSeverity.ERROR,
+        description=gate.detail or None,
+        metadata={"gate": dg.MetadataValue.json(json.loads(gate.model_dump_json()))},
+    )

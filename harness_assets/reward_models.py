@@ -1,0 +1,34 @@
+"""Reward-model assets: trained classifiers and the packaged artifact that the experiment serves."""
+
+from collections.abc import Iterator
+
+import dagster as dg
+
+from harness_assets.graph import OWNERS, REWARD_BASE, stage_asset
+from harness_assets.materialize import materialize
+from harness_resources.compute import Compute
+from harness_resources.llm import LLM
+from harness_resources.store import Store
+from reward_harness.rm.gates import GATES
+
+base_model = dg.AssetSpec(
+    REWARD_BASE,
+    group_name="reward_models",
+    description="The pretrained encoder or decoder that reward models start from (reward_model.bt.backbone).",
+    kinds={"huggingface"},
+    owners=OWNERS,
+)
+
+
+@dg.asset(**stage_asset("bt_reward_model", kinds={"pytorch"}, pool="gpu"))
+def bt_reward_model(
+    context: dg.AssetExecutionContext, store: Store, compute: Compute
+) -> Iterator[dg.MaterializeResult]:
+    """A Bradley-Terry reward model on preference pairs, with held-out accuracy beside the length baselines."""
+    yield from materialize(context, store, compute=compute)
+
+
+@dg.asset(**stage_asset("rm_artifact", kinds={"json"}, gates=GATES))
+def rm_artifact(context: dg.AssetExecutionContext, store: Store, llm: LLM) -> Iterator[dg.MaterializeResult]:
+    """The reward that the experiment serves, packaged with everything scoring depends on, and gated."""
+    yield from materialize(context, store, llm=llm)

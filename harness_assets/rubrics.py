@@ -1,0 +1,48 @@
+"""Rubric assets: the searched population and the rubric that held up on prompts the search never saw."""
+
+from collections.abc import Iterator
+from datetime import timedelta
+
+import dagster as dg
+
+from harness_assets.graph import LLM_RETRY, PROMPT_TEMPLATES, stage_asset
+from harness_assets.materialize import materialize
+from harness_resources.llm import LLM
+from harness_resources.store import Store
+from reward_harness.hashing import digest_tree
+from reward_harness.workspace import Workspace
+
+
+@dg.observable_source_asset(
+    key=PROMPT_TEMPLATES,
+    group_name="rubrics",
+    description="The prompts of initializer, proposer, verifier and judge: prompts/<locale>/<role>.yaml.",
+    tags={"kind": "external"},
+)
+def prompt_templates() -> dg.DataVersion:
+    """Digest of the template files; observed by the registry sensor and by every launch."""
+    return dg.DataVersion(digest_tree(Workspace.discover().prompts))
+
+
+@dg.asset(**stage_asset("rubric_population", kinds={"json"}, pool="llm_api", retry_policy=LLM_RETRY))
+def rubric_population(
+    context: dg.AssetExecutionContext, store: Store, llm: LLM
+) -> Iterator[dg.MaterializeResult]:
+    """Rubrics found by the search on the training prompts, with scores, history and cost."""
+    yield from materialize(context, store, llm=llm)
+
+
+@dg.asset(
+    **stage_asset(
+        "best_rubric",
+        kinds={"json"},
+        pool="llm_api",
+        retry_policy=LLM_RETRY,
+        freshness_policy=dg.FreshnessPolicy.time_window(
+            fail_window=timedelta(days=15), warn_window=timedelta(days=8)
+        ),
+    )
+)
+def best_rubric(context: dg.AssetExecutionContext, store: Store, llm: LLM) -> Iterator[dg.MaterializeResult]:
+    """The rubric selected on held-out prompts, measured on a third split beside the initial one."""
+    yield from materialize(context, store, llm=llm)

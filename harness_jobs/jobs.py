@@ -1,0 +1,46 @@
+"""Jobs: the graph cut by group, the whole of it, and the whole of it in one process."""
+
+import dagster as dg
+
+from harness_assets.graph import LEADERBOARD
+from harness_resources.environments import step_processes
+
+STAGES_OF_ALL = dg.AssetSelection.groups(
+    "datasets", "rubrics", "reward_models", "serving", "policies", "evaluations"
+)
+
+
+def _group_job(name: str, description: str, *groups: str) -> dg.JobDefinition:
+    selection = dg.AssetSelection.groups(*groups) - dg.AssetSelection.assets(LEADERBOARD)
+    return dg.define_asset_job(
+        name, selection=selection, description=description, executor_def=dg.in_process_executor
+    )
+
+
+JOBS = [
+    _group_job("prepare_data", "Resolve, validate and split the experiment's data.", "datasets"),
+    _group_job("search_rubrics", "Search rubrics and select the best on held-out prompts.", "rubrics"),
+    _group_job(
+        "build_reward_model", "Train, package, gate and deploy the reward.", "reward_models", "serving"
+    ),
+    _group_job("train_policies", "Train every policy that the experiment names.", "policies"),
+    _group_job("evaluate", "Report on rewards and policies.", "evaluations"),
+    dg.define_asset_job(
+        "run_experiment",
+        selection=STAGES_OF_ALL,
+        description="The whole graph for one experiment, two step processes at a time.",
+        executor_def=step_processes(),
+    ),
+    dg.define_asset_job(
+        "smoke",
+        selection=STAGES_OF_ALL,
+        description="The whole graph in one process: for experiments of seconds.",
+        executor_def=dg.in_process_executor,
+    ),
+    dg.define_asset_job(
+        "refresh_leaderboard",
+        selection=dg.AssetSelection.assets(LEADERBOARD),
+        description="The board over all experiments.",
+        executor_def=dg.in_process_executor,
+    ),
+]

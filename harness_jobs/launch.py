@@ -1,0 +1,125 @@
+"""Run an experiment through the graph from a shell: ``python -m harness_jobs.launch <key> [--stages a,b]``.
+
+Only what is not fresh is selected: a stage whose recipe changed, whatever follows it, and what this Dagster instance has
+not recorded. An unchanged experiment starts no run. The run is the same as one started from the UI: same instance, same
+partition, same events; interrupting it cancels it, and the next launch goes on from what was published.
+"""
+
+import argparse
+import sys
+import threading
+import uuid
+from collections.abc import Sequence
+
+import dagster as dg
+
+from harness_assets.graph import LEADERBOARD, SECTION_KEYS, stage_key
+from harness_jobs.definitions import job_named
+from harness_jobs.display import RunDisplay
+from harness_jobs.registry import (
+    add_partition,
+    recorded_version,
+    sections_changed,
+    shared_input_observations,
+)
+from reward_harness.errors import HarnessError, SpecError
+from reward_harness.spec import ExperimentSpec, read_experiment
+from reward_harness.stages import STAGES, stage_status, wanted_stages
+from reward_harness.stages.make import StageStatus
+from reward_harness.store import ArtifactStore
+from reward_harness.workspace import Workspace
+
+LAUNCH_TAG = "harness/launch"
+
+
+def select_stages(spec: ExperimentSpec, named: Sequence[str]) -> list[str]:
+    """Names of the stages to consider; ``SpecError`` for one the experiment does not have."""
+    wanted = [stage.name for stage in wanted_stages(spec)]
+    for name in named:
+        if name not in wanted:
+            raise SpecError(
+                f"no stage {name!r} in this experiment", where=spec.key, expected=f"one of: {', '.join(wanted)}"
+            )
+    return [name for name in wanted if not named or name in named]
+
+
+def plan(
+    instance: dg.DagsterInstance, workspace: Workspace, spec: ExperimentSpec, named: Sequence[str]
+) -> list[dg.AssetKey]:
+    """Asset keys that have to run, in the graph's order; empty if everything is fresh and recorded."""
+    status = stage_status(workspace, spec, wanted_stages(spec))
+    store = ArtifactStore(workspace.runs)
+    keys: list[dg.AssetKey] = []
+    for name in select_stages(spec, named):
+        current = store.current(spec.key, name)
+        recorded = recorded_version(instance, stage_key(name), spec.key)
+        if status[name] is not StageStatus.FRESH or current is None or recorded != current.digest:
+            keys.append(stage_key(name))
+    if keys and not named and any(STAGES[key.path[-1]].group == "evaluations" for key in keys):
+        keys.append(LEADERBOARD)
+    if sections_changed(instance, spec):
+        keys = [*SECTION_KEYS.values(), *keys]
+    return keys
+
+
+def launch(key: str, named: Sequence[str]) -> int:
+    """Run what is not fresh; returns the process's exit code."""
+    workspace = Workspace.discover()
+    spec = read_experiment(workspace.experiments, key)
+    if spec.status == "archived":
+        raise SpecError("experiment is archived", where=key, fix="Set `status: active` in its file to run it again.")
+    with dg.DagsterInstance.get() as instance:
+        add_partition(instance, key)
+        for observation in shared_input_observations(instance, workspace):
+            instance.report_runless_asset_event(observation)
+        keys = plan(instance, workspace, spec, named)
+        display = RunDisplay(spec, select_stages(spec, named), {k.path[-1] for k in keys})
+        if not keys:
+            display.nothing_to_do()
+            return 0
+        return _execute(instance, spec, keys, display)
+
+
+def _execute(
+    instance: dg.DagsterInstance, spec: ExperimentSpec, keys: list[dg.AssetKey], display: RunDisplay
+) -> int:
+    """Execute the job on this thread while another follows its events."""
+    tag = uuid.uuid4().hex
+    job = "smoke" if spec.compute.launcher == "inline" else "run_experiment"
+    done = threading.Event()
+    follower = threading.Thread(target=display.follow, args=(instance, LAUNCH_TAG, tag, done))
+    follower.start()
+    try:
+        result = dg.execute_job(
+            dg.build_reconstructable_job("harness_jobs.launch", "reconstruct_job", (job,)),
+            instance=instance,
+            tags={"dagster/partition": spec.key, LAUNCH_TAG: tag},
+            asset_selection=keys,
+        )
+    finally:
+        done.set()
+        follower.join()
+    display.finished(result.success)
+    return 0 if result.success else 1
+
+
+def reconstruct_job(name: str) -> dg.JobDefinition:
+    """How a step process finds its job again."""
+    return job_named(name)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Parse arguments, run, and turn a known error into one line on stderr."""
+    parser = argparse.ArgumentParser(prog="python -m harness_jobs.launch", description=__doc__)
+    parser.add_argument("key", help="experiment: a file data/experiments/<key>.yaml")
+    parser.add_argument("--stages", default="", help="comma-separated stages; default: all that are not fresh")
+    parsed = parser.parse_args(arguments)
+    try:
+        return launch(parsed.key, [name for name in parsed.stages.split(",") if name])
+    except HarnessError as error:
+        sys.stderr.write(f"error: {error}\n")
+        return error.exit_code
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,72 @@
+"""What Dagster has to be told of the files: experiments become partitions, shared inputs get observed versions."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import dagster as dg
+
+from harness_assets.graph import DATA_SOURCES, EXPERIMENTS, PROMPT_TEMPLATES, section_key
+from reward_harness.errors import SpecError
+from reward_harness.hashing import digest_tree
+from reward_harness.spec import ExperimentSpec, experiment_keys, read_experiment
+from reward_harness.workspace import Workspace
+
+DATA_VERSION_TAG = "dagster/data_version"
+
+
+@dataclass(frozen=True, slots=True)
+class Experiments:
+    """The experiment files that read well, and what is wrong with the others."""
+
+    specs: tuple[ExperimentSpec, ...]
+    problems: tuple[str, ...]
+
+
+def read_experiments(workspace: Workspace) -> Experiments:
+    """Every experiment file; a bad one never hides the others."""
+    specs: list[ExperimentSpec] = []
+    problems: list[str] = []
+    for key in experiment_keys(workspace.experiments):
+        try:
+            specs.append(read_experiment(workspace.experiments, key))
+        except SpecError as error:
+            problems.append(str(error))
+    return Experiments(tuple(specs), tuple(problems))
+
+
+def add_partition(instance: dg.DagsterInstance, key: str) -> None:
+    """Register the experiment as a partition; nothing happens if it is one."""
+    if not instance.has_dynamic_partition(EXPERIMENTS.name or "", key):
+        instance.add_dynamic_partitions(EXPERIMENTS.name or "", [key])
+
+
+def recorded_version(instance: dg.DagsterInstance, key: dg.AssetKey, partition: str) -> str | None:
+    """Data version of the newest materialization of this partition, or None."""
+    found = instance.fetch_materializations(
+        dg.AssetRecordsFilter(asset_key=key, asset_partitions=[partition]), limit=1
+    ).records
+    materialization = found[0].asset_materialization if found else None
+    return (materialization.tags or {}).get(DATA_VERSION_TAG) if materialization else None
+
+
+def sections_changed(instance: dg.DagsterInstance, spec: ExperimentSpec) -> bool:
+    """Whether the experiment's file says something other than Dagster has recorded of it."""
+    return any(
+        recorded_version(instance, section_key(name), spec.key) != digest
+        for name, digest in spec.section_digests().items()
+    )
+
+
+def shared_input_observations(
+    instance: dg.DagsterInstance, workspace: Workspace
+) -> Iterator[dg.AssetObservation]:
+    """An observation for each shared input (prompt templates, data sources) whose content changed."""
+    current = {
+        PROMPT_TEMPLATES: digest_tree(workspace.prompts),
+        DATA_SOURCES: digest_tree(workspace.sources),
+    }
+    for key, digest in current.items():
+        found = instance.fetch_observations(key, limit=1).records
+        seen = found[0].asset_observation if found else None
+        if seen is None or (seen.tags or {}).get(DATA_VERSION_TAG) != digest:
+            yield dg.AssetObservation(asset_key=key, tags={DATA_VERSION_TAG: digest})

@@ -1,0 +1,127 @@
+"""Sensors: experiment files become partitions, drift of what is served is noticed, failures leave a note."""
+
+from datetime import UTC, datetime
+
+import dagster as dg
+
+from harness_assets.graph import EXPERIMENTS, SECTION_KEYS, stage_key
+from harness_jobs.registry import read_experiments, sections_changed, shared_input_observations
+from harness_resources.store import Store
+from reward_harness.hashing import digest_json
+from reward_harness.stages.make import StageStatus, stage_status
+from reward_harness.stages.table import STAGES
+from reward_harness.store import write_atomically
+
+LOG_LINES = 40
+
+
+@dg.sensor(
+    name="experiment_registry",
+    job_name="prepare_data",
+    minimum_interval_seconds=30,
+    default_status=dg.DefaultSensorStatus.RUNNING,
+    description="A new experiment file becomes a partition; a changed one marks exactly what reads the change stale.",
+)
+def experiment_registry(context: dg.SensorEvaluationContext, store: Store) -> dg.SensorResult:
+    """Add partitions, record changed sections, observe prompt templates and sources."""
+    found = read_experiments(store.workspace())
+    for problem in found.problems:
+        context.log.warning(problem)
+    known = set(context.instance.get_dynamic_partitions(EXPERIMENTS.name or ""))
+    active = [spec for spec in found.specs if spec.status == "active"]
+    new = [spec.key for spec in active if spec.key not in known]
+    requests = [
+        dg.RunRequest(
+            run_key=f"{spec.key}@{digest_json(spec.section_digests())[:16]}",
+            partition_key=spec.key,
+            asset_selection=list(SECTION_KEYS.values()),
+            tags={"trigger": "experiment_registry"},
+        )
+        for spec in active
+        if sections_changed(context.instance, spec)
+    ]
+    observations = list(shared_input_observations(context.instance, store.workspace()))
+    quiet = not (new or requests or observations)
+    return dg.SensorResult(
+        dynamic_partitions_requests=[EXPERIMENTS.build_add_request(new)] if new else [],
+        run_requests=requests,
+        asset_events=observations,
+        skip_reason=("; ".join(found.problems) or "no experiment file changed") if quiet else None,
+    )
+
+
+@dg.sensor(
+    name="deployed_rubric_drift",
+    job_name="build_reward_model",
+    minimum_interval_seconds=600,
+    description="What is served is no longer what the graph would serve: redeploy or say so, as the experiment decides.",
+)
+def deployed_rubric_drift(context: dg.SensorEvaluationContext, store: Store) -> dg.SensorResult | dg.SkipReason:
+    """Compare each experiment's deployment with its current best reward."""
+    requests: list[dg.RunRequest] = []
+    notes: list[str] = []
+    for spec in read_experiments(store.workspace()).specs:
+        drifted = _drift(store, spec.key)
+        if spec.status != "active" or drifted is None:
+            continue
+        if spec.reward_model.on_drift == "notify":
+            notes.append(f"{spec.key}: {drifted}")
+            continue
+        selection = [stage_key("rm_artifact"), stage_key("rm_deployment")]
+        requests.append(
+            dg.RunRequest(run_key=f"{spec.key}@{drifted}", partition_key=spec.key, asset_selection=selection)
+        )
+    if not requests:
+        return dg.SkipReason("; ".join(notes) or "every deployment serves the newest reward")
+    return dg.SensorResult(run_requests=requests)
+
+
+def _drift(store: Store, key: str) -> str | None:
+    """Why the deployment of experiment ``key`` is behind, or None; only deployed experiments can be."""
+    artifacts = store.artifacts()
+    spec = store.experiment(key)
+    if artifacts.current(key, "rm_deployment") is None:
+        return None
+    stages = [STAGES["rm_artifact"], STAGES["rm_deployment"]]
+    status = stage_status(store.workspace(), spec, stages)
+    if all(state is StageStatus.FRESH for state in status.values()):
+        return None
+    reward = {"rubric": "best_rubric", "classifier": "bt_reward_model"}[spec.reward_model.serve]
+    current = artifacts.current(key, reward)
+    return f"serves an older reward than {reward} {current.digest[:12]}" if current else None
+
+
+@dg.run_failure_sensor(
+    name="run_failure",
+    default_status=dg.DefaultSensorStatus.RUNNING,
+    description="Writes data/dagster/failures/<run>.md: what failed, the last log lines, how to resume.",
+)
+def run_failure(context: dg.RunFailureSensorContext, store: Store) -> None:
+    """Leave a note that a person can act on without the UI."""
+    run = context.dagster_run
+    key = run.tags.get("dagster/partition", "")
+    lines = [entry.user_message for entry in context.instance.all_logs(run.run_id) if entry.user_message]
+    causes = [
+        f"- `{event.step_key}`: {error.message.strip()}"
+        for event in context.get_step_failure_events()
+        if (error := event.step_failure_data.error) is not None
+    ]
+    note = [
+        f"# {run.job_name} failed{f' for {key}' if key else ''}",
+        f"run {run.run_id}, noticed {datetime.now(UTC).isoformat(timespec='seconds')}",
+        "",
+        *(causes or [context.failure_event.message or "no step failed: the run itself did"]),
+        "",
+        f"Resume: `harness experiment run {key}`" if key else "Launch the job again.",
+        "",
+        "Last log lines:",
+        "```",
+        *lines[-LOG_LINES:],
+        "```",
+    ]
+    folder = store.workspace().dagster_home / "failures"
+    folder.mkdir(parents=True, exist_ok=True)
+    write_atomically(folder / f"{run.run_id}.md", "\n".join(note).encode())
+
+
+SENSORS = [experiment_registry, deployed_rubric_drift, run_failure]

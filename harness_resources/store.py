@@ -1,0 +1,27 @@
+"""Resource ``store``: the workspace and its experiments, for assets, checks and sensors."""
+
+import dagster as dg
+
+from reward_harness.spec import ExperimentSpec, read_experiment
+from reward_harness.store import ArtifactStore
+from reward_harness.workspace import Workspace
+
+
+class Store(dg.ConfigurableResource):
+    """Where artifacts and experiment files lie; ``root`` empty means: found as the command line finds it."""
+
+    root: str = ""
+
+    def workspace(self) -> Workspace:
+        """The project's folders."""
+        from pathlib import Path
+
+        return Workspace(Path(self.root)) if self.root else Workspace.discover()
+
+    def experiment(self, key: str) -> ExperimentSpec:
+        """The experiment's file as it is now; ``SpecError`` says what is wrong with it."""
+        return read_experiment(self.workspace().experiments, key)
+
+    def artifacts(self) -> ArtifactStore:
+        """The published artifacts."""
+        return ArtifactStore(self.workspace().runs)
