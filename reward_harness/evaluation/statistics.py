@@ -1,9 +1,9 @@
 """Intervals, tests and calibration measures: the one place where uncertainty is computed.
 
 Resampling takes a seeded ``numpy.random.Generator`` and is vectorised in bounded memory. Percentile
-intervals; a constant sample gives a point, by design, so an ``Interval`` always says its ``n``. scipy
-and statsmodels are imported inside the functions that need them: they cost a second, and most callers
-only bootstrap a mean.
+intervals; a constant sample gives a point, by design, so an ``Interval`` always says its ``n``.
+scipy and statsmodels are imported inside the functions that need them: they cost a second, and most
+callers only bootstrap a mean.
 
     >>> wilson(7, 50)
     Interval(value=0.14, low=0.0695..., high=0.2618..., n=50)
@@ -28,6 +28,7 @@ CONFIDENCE = 0.95
 SAMPLES = 2000
 CHUNK_VALUES = 4_000_000
 """Resampled values held at once; bounds memory near 64 MB whatever the sample's size."""
+MIN_USABLE_RATIOS = 0.99
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,8 +63,8 @@ def wilson(successes: int, n: int, confidence: float = CONFIDENCE) -> Interval:
     _require_items(n)
     if not 0 <= successes <= n:
         raise DataError("successes outside 0..n", got=successes, expected=f"0 to {n}")
-    low, high = proportion_confint(successes, n, alpha=1 - confidence, method="wilson")
-    return Interval(successes / n, float(low), float(high), n)
+    bounds: Any = proportion_confint(successes, n, alpha=1 - confidence, method="wilson")
+    return Interval(successes / n, float(bounds[0]), float(bounds[1]), n)
 
 
 def newcombe(
@@ -124,8 +125,7 @@ def cluster_bootstrap_mean(
     sample = _vector(values)
     if len(clusters) != len(sample):
         raise DataError("one cluster a value", got=len(clusters), expected=str(len(sample)))
-    numbers = {name: i for i, name in enumerate(dict.fromkeys(clusters))}
-    membership = np.array([numbers[name] for name in clusters])
+    membership = _codes(clusters)
     sums = np.bincount(membership, weights=sample)
     counts = np.bincount(membership).astype(np.float64)
     if sample.min() == sample.max():
@@ -161,6 +161,58 @@ def hierarchical_bootstrap_mean(
         drawn = _resample(len(vector), int(where.sum()), rng, _mean_of(vector))
         means[where] = drawn
     return _percentile(value, means.mean(axis=1), confidence, len(vectors))
+
+
+def stratified_bootstrap_mean(
+    values: Numbers,
+    strata: Sequence[Hashable],
+    clusters: Sequence[Hashable],
+    rng: np.random.Generator,
+    *,
+    samples: int = SAMPLES,
+    confidence: float = CONFIDENCE,
+) -> Interval:
+    """Mean of the strata's means at equal weight, resampling whole clusters.
+
+    ``n`` of the result is the number of clusters.
+    """
+    sample, member = _vector(values), _codes(clusters)
+    stratum = _codes(strata)
+    size = (member.max() + 1, stratum.max() + 1)
+    sums, counts = np.zeros(size), np.zeros(size)
+    np.add.at(sums, (member, stratum), sample)
+    np.add.at(counts, (member, stratum), 1.0)
+
+    def mean_of_means(index: npt.NDArray[np.int64]) -> Vector:
+        with np.errstate(invalid="ignore"):
+            return (sums[index].sum(axis=1) / counts[index].sum(axis=1)).mean(axis=1)
+
+    value = float((sums.sum(axis=0) / counts.sum(axis=0)).mean())
+    draws = _resample(len(sums), samples, rng, mean_of_means)
+    return _percentile(value, draws[~np.isnan(draws)], confidence, len(sums))
+
+
+def bootstrap_ratio(
+    numerator: Numbers,
+    denominator: Numbers,
+    rng: np.random.Generator,
+    *,
+    samples: int = SAMPLES,
+    confidence: float = CONFIDENCE,
+) -> Interval | None:
+    """Ratio of two paired means; None unless 99 % of resamples leave the denominator above 0."""
+    above, below = _paired(numerator, denominator)
+
+    def means(index: npt.NDArray[np.int64]) -> Vector:
+        bottom = below[index].mean(axis=1)
+        usable = np.where(bottom > 0, bottom, np.nan)
+        return above[index].mean(axis=1) / usable
+
+    draws = _resample(len(above), samples, rng, means)
+    usable = draws[~np.isnan(draws)]
+    if below.mean() <= 0 or len(usable) < samples * MIN_USABLE_RATIOS:
+        return None
+    return _percentile(float(above.mean() / below.mean()), usable, confidence, len(above))
 
 
 def paired_permutation_test(
@@ -254,6 +306,12 @@ def _paired(values: Numbers, reference: Numbers) -> tuple[Vector, Vector]:
     if len(first) != len(second):
         raise DataError("paired samples differ in size", got=len(first), expected=str(len(second)))
     return first, second
+
+
+def _codes(names: Sequence[Hashable]) -> npt.NDArray[np.int64]:
+    """Each name's number, counted in order of first appearance."""
+    numbers = {name: i for i, name in enumerate(dict.fromkeys(names))}
+    return np.array([numbers[name] for name in names], dtype=np.int64)
 
 
 def _point(value: float, n: int) -> Interval:

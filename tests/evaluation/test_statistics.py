@@ -160,3 +160,18 @@ def test_bounds_stay_within_the_sample(values, seed):
 
 def test_a_scaled_interval_keeps_its_order():
     assert s.Interval(1.0, 0.5, 2.0, 9).scaled(-2.0) == s.Interval(-2.0, -4.0, -1.0, 9)
+
+
+def test_strata_weigh_the_same_whatever_their_size():
+    values, strata = [1.0] * 90 + [0.0, 1.0] * 5, ["long"] * 90 + ["short"] * 10
+    interval = s.stratified_bootstrap_mean(values, strata, range(100), rng())
+    assert interval.value == pytest.approx(0.75)
+    assert interval.low < 0.75 < interval.high <= 1.0
+    assert interval.n == 100
+
+
+def test_a_ratio_is_refused_where_the_denominator_may_be_zero():
+    ratio = s.bootstrap_ratio([2.0, 4.0, 6.0] * 5, [1.0, 2.0, 3.0] * 5, rng())
+    assert ratio is not None
+    assert (ratio.value, ratio.low, ratio.high) == (pytest.approx(2.0),) * 3
+    assert s.bootstrap_ratio([1.0] * 6, [0.1, -0.1, 0.2, -0.2, 0.1, 0.0], rng()) is None
