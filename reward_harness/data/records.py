@@ -46,7 +46,7 @@ class Candidate(Frozen):
     candidate_id: Text
     text: Text
     source: str = ""
-    rank: int | None = Field(default=None, ge=1)
+    rank: int | None = Field(default=None, ge=1, strict=True)
     quality: float | None = None
     metadata: dict[str, Any] = Field(default_factory=dict)
 
