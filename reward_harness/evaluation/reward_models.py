@@ -99,11 +99,15 @@ class RewardMeasures(Frozen):
 
 
 class Agreement(Frozen):
-    """How two rewards see the same responses (Spearman) and pairs (same preferred side)."""
+    """How two rewards see the same responses (Spearman) and pairs (same preferred side).
+
+    ``accuracy_difference`` is the first's accuracy minus the second's on the same pairs.
+    """
 
     first: str
     second: str
     spearman: Interval | None
+    accuracy_difference: Interval
     same_side: Interval
     same_side_high: Interval | None
     same_side_low: Interval | None
@@ -173,6 +177,13 @@ def agreement(first: Measured, second: Measured, how: Resampling) -> Agreement |
         first=names[0],
         second=names[1],
         spearman=_spearman(_both_sides(a, both), _both_sides(b, both), how, names),
+        accuracy_difference=_clustered(
+            outcomes_of(a.margins[both]) - outcomes_of(b.margins[both]),
+            list(clusters),
+            how,
+            "difference",
+            *names,
+        ),
         same_side=_clustered(same, list(clusters), how, "same", *names),
         same_side_high=_part(same, clusters, high, how, "high", *names),
         same_side_low=_part(same, clusters, ~high, how, "low", *names),
@@ -258,9 +269,8 @@ def _length_bias(scorer: Scorer, kept: PairScores, how: Resampling) -> Interval 
     padded = score_padded(scorer.rm, pairs)
     if kept.spread == 0.0 or not padded.scored.any():
         return None
-    change = (
-        padded.chosen + padded.rejected - kept.chosen[: len(pairs)] - kept.rejected[: len(pairs)]
-    )
+    first = slice(0, len(pairs))
+    change = (padded.chosen - kept.chosen[first]) + (padded.rejected - kept.rejected[first])
     clusters = [c for c, ok in zip(padded.clusters(), padded.scored, strict=True) if ok]
     values = change[padded.scored] / 2 / kept.spread
     return _clustered(values, clusters, how, scorer.name, "length_bias")

@@ -106,6 +106,7 @@ def test_agreement_of_a_reward_with_itself_is_whole_and_with_its_negative_nothin
     assert (full.spearman.value, full.same_side.value) == (pytest.approx(1.0), 1.0)
     none = agreement(one, other, HOW)
     assert (none.spearman.value, none.same_side.value) == (pytest.approx(-1.0), 0.0)
+    assert (full.accuracy_difference.value, none.accuracy_difference.value) == (0.0, 1.0)
     assert full.same_side_high.value == full.same_side_low.value == 1.0
 
 
