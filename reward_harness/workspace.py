@@ -63,6 +63,10 @@ class Workspace:
         return self.data / "deployments"
 
     @property
+    def attacks(self) -> Path:
+        return self.data / "attacks"
+
+    @property
     def cache(self) -> Path:
         return Path(os.environ.get("HARNESS_CACHE_DIR") or self.data / "cache")
 

@@ -1,8 +1,8 @@
 """What a reward is: one interface, and the three results a scorer can have.
 
-A scorer answers ``Scored``, ``Abstained`` (it has no opinion) or ``Failed`` (it could not be asked): never 0.0 in place
-of a missing score, because a 0.0 becomes a training label. A subclass implements ``score_batch_results``; one that
-chooses by prompt id overrides ``score_items``.
+A scorer answers ``Scored``, ``Abstained`` (it has no opinion) or ``Failed`` (it could not be
+asked): never 0.0 in place of a missing score, because a 0.0 becomes a training label. A subclass
+implements ``score_batch_results``; one that chooses by prompt id overrides ``score_items``.
 
     >>> rm.score([{"role": "user", "content": "2+2?"}, {"role": "assistant", "content": "4"}])
     0.75
@@ -31,7 +31,9 @@ SCORING_FAILED = "scoring_failed"
 
 @dataclass(frozen=True, slots=True)
 class Scored:
-    """A score and what it was made of (``raw_logits, normalized_score, tokens_scored, criteria, …``)."""
+    """A score and what it was made of (``raw_logits, normalized_score, tokens_scored, criteria,
+    …``).
+    """
 
     value: float
     details: Mapping[str, Any] = field(default_factory=dict[str, Any])
@@ -105,7 +107,8 @@ def _is_message(message: Any) -> bool:
 def only_valid(
     batch: Sequence[Conversation], score: Callable[[list[Conversation]], Sequence[ScoreResult]]
 ) -> list[ScoreResult]:
-    """Results in order: ``score`` is asked about the valid conversations, the others are ``Failed``.
+    """Results in order: ``score`` is asked about the valid conversations, the others are
+    ``Failed``.
 
     A value that is not finite is a failure too, whatever the scorer is.
     """
@@ -169,7 +172,8 @@ class BaseRM(ABC):
         self, messages: Sequence[Conversation], return_details: Literal[True]
     ) -> list[tuple[float, dict[str, Any]]]: ...
     def score(self, messages: Any, return_details: bool = False) -> Any:
-        """Score one conversation (a float) or a list of them (a list); ``ScoringError`` where there is no score.
+        """Score one conversation (a float) or a list of them (a list); ``ScoringError`` where there
+        is no score.
 
         With ``return_details`` each score becomes ``(score, details)``.
         """

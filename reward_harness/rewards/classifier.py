@@ -1,7 +1,8 @@
 """``ClassifierRM``: a trained reward head (Bradley-Terry or regression) as a reward.
 
-The model does its own tokenisation, truncation and length-sorted batching (``reward_harness.models.reward_head``); torch
-is imported when a model is loaded, not with this module.
+The model does its own tokenisation, truncation and length-sorted batching
+(``reward_harness.models.reward_head``); torch is imported when a model is loaded, not with this
+module.
 """
 
 from __future__ import annotations
@@ -27,7 +28,8 @@ class Normalization:
 
 
 class ClassifierRM(BaseRM):
-    """One forward pass a response; ``value`` is the raw logit, ``normalized_score`` is in its details.
+    """One forward pass a response; ``value`` is the raw logit, ``normalized_score`` is in its
+    details.
 
     Calls from several threads take turns, so that a batch keeps all cores.
     """
@@ -51,7 +53,9 @@ class ClassifierRM(BaseRM):
     def score_batch_results(
         self, batch: Sequence[Conversation], batch_size: int = 32, progress: bool = False
     ) -> list[ScoreResult]:
-        """One result for each conversation, in order; ``batch_size`` is left to the model's token budget."""
+        """One result for each conversation, in order; ``batch_size`` is left to the model's token
+        budget.
+        """
         return only_valid(batch, self._forward)
 
     def _forward(self, batch: list[Conversation]) -> list[ScoreResult]:

@@ -1,8 +1,8 @@
 """``EnsembleRM``: the weighted mean of several rewards, lowered where they disagree.
 
-score = Σ wᵢ·rᵢ / Σ wᵢ − λ·s, with s the unbiased standard deviation over members (uncertainty-weighted optimisation,
-Coste et al. 2023, arXiv 2310.02743). An item that any member gave no score has none: a mean over the rest would be on
-another scale.
+score = Σ wᵢ·rᵢ / Σ wᵢ − λ·s, with s the unbiased standard deviation over members
+(uncertainty-weighted optimisation, Coste et al. 2023, arXiv 2310.02743). An item that any member
+gave no score has none: a mean over the rest would be on another scale.
 """
 
 from __future__ import annotations

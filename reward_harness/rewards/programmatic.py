@@ -1,8 +1,8 @@
 """``ProgrammaticRM``: rewards computed by a rule, at no cost and with no model.
 
-``binary`` and ``continuous`` favour a direct answer of at most 150 whitespace words: the first gives 1.0 when the
-response is short enough and does not start with a hollow opener, else 0.0; the second is
-½·max(0, 1 − max(0, n − 150)/150) + ½·direct. Any other rule is a subclass of ``BaseRM``.
+``binary`` and ``continuous`` favour a direct answer of at most 150 whitespace words: the first
+gives 1.0 when the response is short enough and does not start with a hollow opener, else 0.0; the
+second is ½·max(0, 1 − max(0, n − 150)/150) + ½·direct. Any other rule is a subclass of ``BaseRM``.
 """
 
 from __future__ import annotations

@@ -1,8 +1,9 @@
 """``RubricRM``: a rubric as a reward, graded exactly as the search graded it.
 
-Rubrics are held by prompt id, ``__shared__`` being the one for every other prompt. A prompt is known by the id the
-caller gives or by its text; where there is neither a rubric of its own nor a shared one the item is ``Failed`` with the
-code ``prompt_not_found``. Graders see the prompt's and the response's text only.
+Rubrics are held by prompt id, ``__shared__`` being the one for every other prompt. A prompt is
+known by the id the caller gives or by its text; where there is neither a rubric of its own nor a
+shared one the item is ``Failed`` with the code ``prompt_not_found``. Graders see the prompt's and
+the response's text only.
 """
 
 from __future__ import annotations
@@ -36,7 +37,8 @@ class RubricRM(BaseRM):
     Args:
         rubrics: ``{prompt_id or "__shared__": rubric}``.
         grader: needed exactly where a rubric has model-graded criteria.
-        prompt_ids: ``{prompt_key(prompt): prompt_id}``, so that a prompt is recognised by its content.
+        prompt_ids: ``{prompt_key(prompt): prompt_id}``, so that a prompt is recognised by its
+        content.
     """
 
     def __init__(

@@ -90,6 +90,8 @@ def plan_recipe(
         extra["templates"] = digest_tree(workspace.prompts)
     if stage.name in ("rubric_population", "best_rubric", "rm_artifact"):
         extra["backend"] = _resolved_backend(spec)
+    if stage.name == "rm_artifact":
+        extra["attacks"] = digest_tree(workspace.attacks)
     return Recipe(
         experiment=spec.key,
         stage=stage.name,
@@ -161,7 +163,9 @@ def _timed(builder: Builder, run: StageRun, folder: Path) -> Outcome:
     return replace(outcome, cost=cost)
 
 
-def stage_status(workspace: Workspace, spec: ExperimentSpec, stages: list[Stage]) -> dict[str, StageStatus]:
+def stage_status(
+    workspace: Workspace, spec: ExperimentSpec, stages: list[Stage]
+) -> dict[str, StageStatus]:
     """Status of each of ``stages`` (inputs first): stale also where an input is not fresh."""
     store = ArtifactStore(workspace.runs)
     status: dict[str, StageStatus] = {}

@@ -1,0 +1,224 @@
+"""The stages that package, gate and deploy the reward an experiment serves."""
+
+from __future__ import annotations
+
+import json
+from datetime import UTC, datetime
+from pathlib import Path
+
+import numpy as np
+from pydantic import BaseModel
+
+from reward_harness.data.files import read_records
+from reward_harness.data.records import PreferencePair, RankedPrompt, prompt_key
+from reward_harness.errors import DataError
+from reward_harness.hashing import derive_seed
+from reward_harness.manifest import Metric, Outcome
+from reward_harness.rewards.base import BaseRM, Scored, conversation_of
+from reward_harness.rewards.classifier import ClassifierRM
+from reward_harness.rewards.load import load_rm
+from reward_harness.rewards.rubric import SHARED
+from reward_harness.rm.artifact import (
+    MODEL_FOLDER,
+    PROBES_NAME,
+    RMArtifact,
+    Scaling,
+    write_artifact,
+)
+from reward_harness.rm.attacks import read_attacks
+from reward_harness.rm.deploy import Deployments
+from reward_harness.rm.gate_summary import plot_scores, summary_markdown
+from reward_harness.rm.gates import agreement_of, as_ranked, run_gates, sample, score_genuine
+from reward_harness.rm.package import (
+    describe_classifier,
+    link_tree,
+    read_rubrics,
+    rubric_artifact,
+    rubric_runtime,
+)
+from reward_harness.rm.probes import (
+    DEPLOYMENT_NAME,
+    Deployment,
+    ProbeScore,
+    choose_probes,
+    read_probes,
+    score_probes,
+    write_probes,
+)
+from reward_harness.stages.make import StageRun
+
+SCALING_PAIRS = 128
+SPLITS = ("train", "validation", "test")
+GATE_REPORT_NAME = "gate_report.json"
+SOURCES = {"rubric": "best_rubric", "classifier": "bt_reward_model"}
+DATASETS = {"rubric": "ranked_prompts", "classifier": "preference_pairs"}
+"""What each kind was made from; its test split is what the gates are measured on."""
+
+
+def rm_artifact(run: StageRun, folder: Path) -> Outcome:
+    """Package the reward named by ``reward_model.serve``, run its gates, choose the probe items."""
+    section = run.experiment.reward_model
+    packaged = _packaged_rubric(run) if section.serve == "rubric" else _packaged_model(run, folder)
+    write_artifact(_with_provenance(run, packaged), folder)
+    rm = load_rm(folder, _device(run))
+    heldout = _heldout(run, packaged)
+    genuine = score_genuine(rm, sample(heldout, section.gates.heldout_prompts))
+    attacks = read_attacks(run.workspace.attacks)
+    report = run_gates(rm, genuine, attacks, section.gates, run.experiment.seed)
+    _write_json(folder / GATE_REPORT_NAME, report)
+    write_probes(folder / PROBES_NAME, choose_probes(heldout))
+    title = f"Reward of {run.experiment.key}: {section.serve}"
+    (folder / "summary.md").write_text(summary_markdown(title, report), encoding="utf-8")
+    plot_scores(genuine, folder / "plot.png")
+    return Outcome(
+        metrics={**report.metrics, **_transfer(run, rm)},
+        gates=report.gates,
+        notes={"kind": section.serve, "rm_artifact_id": packaged.artifact_id},
+        device=_device(run),
+    )
+
+
+def rm_deployment(run: StageRun, folder: Path) -> Outcome:
+    """Refuse what its gates bar, score the probes, switch the target's pointer."""
+    artifact = run.input("rm_artifact")
+    target = run.experiment.reward_model.deploy_target
+    artifact.manifest.require_gates(strict=target == "prod")
+    rm = load_rm(artifact.path, _device(run))
+    probes = score_probes(rm, read_probes(artifact.file(PROBES_NAME)))
+    deployed = Deployments(run.workspace, target).deploy(artifact.path)
+    deployment = Deployment(
+        target=target,
+        artifact_id=deployed.artifact_id,
+        artifact_digest=artifact.digest,
+        artifact_experiment=artifact.manifest.experiment,
+        artifact_stage=artifact.manifest.stage,
+        probes=probes,
+    )
+    _write_json(folder / DEPLOYMENT_NAME, deployment)
+    (folder / "log").mkdir()
+    _write_json(folder / "log" / "deployed.json", deployed)
+    (folder / "summary.md").write_text(_deployment_summary(deployment), encoding="utf-8")
+    return Outcome(metrics=_probe_metrics(probes), device=_device(run))
+
+
+def _device(run: StageRun) -> str:
+    return run.services.device or "cpu"
+
+
+def _packaged_rubric(run: StageRun) -> RMArtifact:
+    rubrics = read_rubrics(run.input("best_rubric").file("rubric.json"))
+    backend = str(run.recipe.extra["backend"])
+    runtime = rubric_runtime(run.experiment, backend, run.workspace)
+    prompt_ids: dict[str, str] = {}
+    if set(rubrics) != {SHARED}:
+        prompts = [prompt for split in SPLITS for prompt in _ranked(run, split)]
+        prompt_ids = {prompt_key(prompt.prompt): prompt.prompt_id for prompt in prompts}
+    return rubric_artifact(rubrics, runtime, prompt_ids)
+
+
+def _packaged_model(run: StageRun, folder: Path) -> RMArtifact:
+    link_tree(run.input("bt_reward_model").folder(MODEL_FOLDER), folder / MODEL_FOLDER)
+    model = folder / MODEL_FOLDER
+    return describe_classifier(model, _scaling(run, model))
+
+
+def _scaling(run: StageRun, model: Path) -> Scaling:
+    """Mean and spread of the raw score on validation responses."""
+    pairs = _pairs(run, "validation")[:SCALING_PAIRS]
+    sides = [
+        conversation_of([m.model_dump() for m in pair.prompt], text)
+        for pair in pairs
+        for text in (pair.chosen, pair.rejected)
+    ]
+    results = ClassifierRM.load(model, _device(run)).score_batch_results(sides)
+    values = [result.value for result in results if isinstance(result, Scored)]
+    if len(values) < 2 or (std := float(np.std(values))) == 0.0:
+        return Scaling(n=len(values))
+    return Scaling(mean=float(np.mean(values)), std=std, n=len(values))
+
+
+def _with_provenance(run: StageRun, artifact: RMArtifact) -> RMArtifact:
+    kind = run.experiment.reward_model.serve
+    source = run.input(SOURCES[kind])
+    return artifact.model_copy(
+        update={
+            "created_at_utc": datetime.now(UTC).isoformat(timespec="seconds"),
+            "source_session_id": source.manifest.artifact_id,
+            "source_run_id": source.publication.run_id,
+            "dataset_hash": run.input(DATASETS[kind]).digest,
+            "config_hash": source.manifest.spec_digest,
+        }
+    )
+
+
+def _heldout(run: StageRun, artifact: RMArtifact) -> list[RankedPrompt]:
+    """The test split; for rubrics of single prompts, every prompt that has one."""
+    if artifact.kind == "classifier":
+        found = as_ranked(_pairs(run, "test"))
+    elif SHARED in artifact.rubric:
+        found = _ranked(run, "test")
+    else:
+        prompts = [prompt for split in SPLITS for prompt in _ranked(run, split)]
+        found = [prompt for prompt in prompts if prompt.prompt_id in artifact.rubric]
+    if not found:
+        raise DataError(
+            "no held-out prompts to gate the reward on",
+            where=f"{run.experiment.key}/{DATASETS[artifact.kind]}/test.jsonl",
+            fix="Raise dataset.split.test, or take more prompts.",
+        )
+    return found
+
+
+def _transfer(run: StageRun, rm: BaseRM) -> dict[str, Metric]:
+    """Agreement on the other kind of preference data, where the experiment has it; not gated."""
+    limit = run.experiment.reward_model.gates.heldout_prompts
+    rng = np.random.default_rng(derive_seed(run.experiment.seed, "transfer"))
+    if run.experiment.reward_model.serve == "rubric" and "preference_pairs" in run.inputs:
+        name, prompts = "preference_pairs_agreement", as_ranked(_pairs(run, "test"))
+    elif run.experiment.reward_model.serve == "classifier" and "ranked_prompts" in run.inputs:
+        name, prompts = "ranked_prompts_agreement", _ranked(run, "test")
+    else:
+        return {}
+    agreement = agreement_of(score_genuine(rm, sample(prompts, limit)), rng)
+    return {} if agreement is None else {name: agreement.metric("max")}
+
+
+def _ranked(run: StageRun, split: str) -> list[RankedPrompt]:
+    return read_records(run.input("ranked_prompts").file(f"{split}.jsonl"), RankedPrompt)
+
+
+def _pairs(run: StageRun, split: str) -> list[PreferencePair]:
+    return read_records(run.input("preference_pairs").file(f"{split}.jsonl"), PreferencePair)
+
+
+def _probe_metrics(probes: list[ProbeScore]) -> dict[str, Metric]:
+    scored = [probe.score for probe in probes if probe.score is not None]
+    found = {"probes_unscored": Metric(value=len(probes) - len(scored), n=len(probes))}
+    if scored:
+        found["probe_score_mean"] = Metric(value=float(np.mean(scored)), n=len(scored))
+    return found
+
+
+def _deployment_summary(deployment: Deployment) -> str:
+    rows = [
+        f"| {probe.probe_id} | {probe.reason if probe.score is None else f'{probe.score:.6f}'} |"
+        for probe in deployment.probes
+    ]
+    head = [
+        f"# Deployed to {deployment.target}",
+        "",
+        f"- artifact: `{deployment.artifact_id}`",
+        f"- digest: `{deployment.artifact_digest}`",
+        f"- serve it: `python -m reward_harness.rm.server --target {deployment.target}`",
+        "",
+        "A server proves itself by these scores, to 1e-6.",
+        "",
+        "| probe | score |",
+        "|---|---|",
+    ]
+    return "\n".join([*head, *rows]) + "\n"
+
+
+def _write_json(path: Path, model: BaseModel) -> None:
+    text = json.dumps(model.model_dump(mode="json"), indent=1, sort_keys=True, ensure_ascii=False)
+    path.write_text(text + "\n", encoding="utf-8")
