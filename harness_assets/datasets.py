@@ -7,19 +7,16 @@ import dagster as dg
 from harness_assets.graph import DATA_SOURCES, EXPERIMENTS, OWNERS, SECTION_KEYS, stage_asset
 from harness_assets.materialize import materialize
 from harness_resources.store import Store
-from reward_harness.hashing import digest_tree
-from reward_harness.workspace import Workspace
 
 
-@dg.observable_source_asset(
-    key=DATA_SOURCES,
+sources = dg.AssetSpec(
+    DATA_SOURCES,
     group_name="datasets",
-    description="Every dataset that an experiment can name: data/sources/*.yaml with pinned content.",
-    tags={"kind": "external"},
+    description="Every dataset that an experiment can name: data/sources/*.yaml with pinned content. Observed by the "
+    "registry sensor and by every launch.",
+    kinds={"yaml"},
+    owners=OWNERS,
 )
-def sources() -> dg.DataVersion:
-    """Digest of the source files; observed by the registry sensor and by every launch."""
-    return dg.DataVersion(digest_tree(Workspace.discover().sources))
 
 
 @dg.multi_asset(
@@ -37,7 +34,9 @@ def sources() -> dg.DataVersion:
     ],
     partitions_def=EXPERIMENTS,
 )
-def experiment_spec(context: dg.AssetExecutionContext, store: Store) -> Iterator[dg.MaterializeResult]:
+def experiment_spec(
+    context: dg.AssetExecutionContext, store: Store
+) -> Iterator[dg.MaterializeResult]:
     """The experiment's file, one output and data version for each section, so that staleness is exact."""
     spec = store.experiment(context.partition_key)
     for name, digest in spec.section_digests().items():
@@ -50,13 +49,17 @@ def experiment_spec(context: dg.AssetExecutionContext, store: Store) -> Iterator
 
 
 @dg.asset(**stage_asset("preference_pairs", kinds={"jsonl"}))
-def preference_pairs(context: dg.AssetExecutionContext, store: Store) -> Iterator[dg.MaterializeResult]:
+def preference_pairs(
+    context: dg.AssetExecutionContext, store: Store
+) -> Iterator[dg.MaterializeResult]:
     """Two responses to one prompt, the first preferred; split by prompt."""
     yield from materialize(context, store)
 
 
 @dg.asset(**stage_asset("ranked_prompts", kinds={"jsonl"}))
-def ranked_prompts(context: dg.AssetExecutionContext, store: Store) -> Iterator[dg.MaterializeResult]:
+def ranked_prompts(
+    context: dg.AssetExecutionContext, store: Store
+) -> Iterator[dg.MaterializeResult]:
     """Prompts with several ranked responses: what rubrics are searched and measured on."""
     yield from materialize(context, store)
 
@@ -74,6 +77,8 @@ def rl_prompts(context: dg.AssetExecutionContext, store: Store) -> Iterator[dg.M
 
 
 @dg.asset(**stage_asset("reasoning_steps", kinds={"jsonl"}))
-def reasoning_steps(context: dg.AssetExecutionContext, store: Store) -> Iterator[dg.MaterializeResult]:
+def reasoning_steps(
+    context: dg.AssetExecutionContext, store: Store
+) -> Iterator[dg.MaterializeResult]:
     """Solutions in steps with a label for each step."""
     yield from materialize(context, store)

@@ -44,7 +44,9 @@ def _deps(stage: Stage) -> list[dg.AssetKey]:
     return deps
 
 
-def stage_asset(name: str, *, kinds: set[str], gates: tuple[str, ...] = (), **more: Any) -> dict[str, Any]:
+def stage_asset(
+    name: str, *, kinds: set[str], gates: tuple[str, ...] = (), **more: Any
+) -> dict[str, Any]:
     """Arguments of ``dg.asset`` for the stage ``name``; ``gates`` become check specs of the asset."""
     stage = STAGES[name]
     key = stage_key(name)
@@ -58,6 +60,8 @@ def stage_asset(name: str, *, kinds: set[str], gates: tuple[str, ...] = (), **mo
         "owners": OWNERS,
         "tags": {"stage": name},
         "output_required": False,
-        "check_specs": [dg.AssetCheckSpec(gate, asset=key, description=f"gate {gate}") for gate in gates],
+        "check_specs": [
+            dg.AssetCheckSpec(gate, asset=key, description=f"gate {gate}") for gate in gates
+        ],
         **more,
     }

@@ -26,7 +26,9 @@ def materialize(
     stage = STAGES[context.asset_key.path[-1]]
     spec = store.experiment(context.partition_key)
     if not stage.wanted(spec):
-        context.log.warning(f"{spec.key} has no {stage.name}: its section is switched off in the experiment file")
+        context.log.warning(
+            f"{spec.key} has no {stage.name}: its section is switched off in the experiment file"
+        )
         return
     services = Services(
         launcher=compute.launcher(context, spec.compute) if compute else None,

@@ -43,7 +43,10 @@ def _metadata(artifact: Artifact, reused: bool) -> dict[str, Any]:
         "inputs": dg.MetadataValue.json(artifact.publication.inputs),
         "cost": dg.MetadataValue.json(manifest.cost.model_dump()),
     }
-    metadata |= {name: dg.MetadataValue.float(float(metric.value)) for name, metric in manifest.metrics.items()}
+    metadata |= {
+        name: dg.MetadataValue.float(float(metric.value))
+        for name, metric in manifest.metrics.items()
+    }
     if manifest.metrics:
         metadata["metrics"] = dg.MetadataValue.table(_metric_rows(manifest), schema=METRIC_SCHEMA)
     if (summary := _summary(artifact)) is not None:

@@ -9,7 +9,16 @@ from harness_assets.materialize import materialize
 from harness_resources.compute import Compute
 from harness_resources.llm import LLM
 from harness_resources.store import Store
-from reward_harness.rm.gates import GATES
+
+GATES = (
+    "heldout_agreement",
+    "master_key",
+    "null_response",
+    "length_padding",
+    "prompt_injection",
+    "unscored_share",
+)
+"""Names of the gates in the manifest of ``rm_artifact``; a test holds them against what the stage reports."""
 
 base_model = dg.AssetSpec(
     REWARD_BASE,
@@ -29,6 +38,8 @@ def bt_reward_model(
 
 
 @dg.asset(**stage_asset("rm_artifact", kinds={"json"}, gates=GATES))
-def rm_artifact(context: dg.AssetExecutionContext, store: Store, llm: LLM) -> Iterator[dg.MaterializeResult]:
+def rm_artifact(
+    context: dg.AssetExecutionContext, store: Store, llm: LLM
+) -> Iterator[dg.MaterializeResult]:
     """The reward that the experiment serves, packaged with everything scoring depends on, and gated."""
     yield from materialize(context, store, llm=llm)

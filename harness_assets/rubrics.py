@@ -5,26 +5,25 @@ from datetime import timedelta
 
 import dagster as dg
 
-from harness_assets.graph import LLM_RETRY, PROMPT_TEMPLATES, stage_asset
+from harness_assets.graph import LLM_RETRY, OWNERS, PROMPT_TEMPLATES, stage_asset
 from harness_assets.materialize import materialize
 from harness_resources.llm import LLM
 from harness_resources.store import Store
-from reward_harness.hashing import digest_tree
-from reward_harness.workspace import Workspace
 
 
-@dg.observable_source_asset(
-    key=PROMPT_TEMPLATES,
+prompt_templates = dg.AssetSpec(
+    PROMPT_TEMPLATES,
     group_name="rubrics",
-    description="The prompts of initializer, proposer, verifier and judge: prompts/<locale>/<role>.yaml.",
-    tags={"kind": "external"},
+    description="The prompts of initializer, proposer, verifier and judge: prompts/<locale>/<role>.yaml. Observed by the "
+    "registry sensor and by every launch.",
+    kinds={"yaml"},
+    owners=OWNERS,
 )
-def prompt_templates() -> dg.DataVersion:
-    """Digest of the template files; observed by the registry sensor and by every launch."""
-    return dg.DataVersion(digest_tree(Workspace.discover().prompts))
 
 
-@dg.asset(**stage_asset("rubric_population", kinds={"json"}, pool="llm_api", retry_policy=LLM_RETRY))
+@dg.asset(
+    **stage_asset("rubric_population", kinds={"json"}, pool="llm_api", retry_policy=LLM_RETRY)
+)
 def rubric_population(
     context: dg.AssetExecutionContext, store: Store, llm: LLM
 ) -> Iterator[dg.MaterializeResult]:
@@ -43,6 +42,8 @@ def rubric_population(
         ),
     )
 )
-def best_rubric(context: dg.AssetExecutionContext, store: Store, llm: LLM) -> Iterator[dg.MaterializeResult]:
+def best_rubric(
+    context: dg.AssetExecutionContext, store: Store, llm: LLM
+) -> Iterator[dg.MaterializeResult]:
     """The rubric selected on held-out prompts, measured on a third split beside the initial one."""
     yield from materialize(context, store, llm=llm)

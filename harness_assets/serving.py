@@ -10,6 +10,8 @@ from harness_resources.store import Store
 
 
 @dg.asset(**stage_asset("rm_deployment", kinds={"fastapi"}))
-def rm_deployment(context: dg.AssetExecutionContext, store: Store) -> Iterator[dg.MaterializeResult]:
+def rm_deployment(
+    context: dg.AssetExecutionContext, store: Store
+) -> Iterator[dg.MaterializeResult]:
     """The artifact behind the target's pointer, with probe items whose scores the server must reproduce."""
     yield from materialize(context, store)

@@ -10,7 +10,15 @@ import dagster as dg
 @dg.definitions
 def defs() -> dg.Definitions:
     """Everything Dagster knows of this project."""
-    from harness_assets import checks, datasets, evaluations, policies, reward_models, rubrics, serving
+    from harness_assets import (
+        checks,
+        datasets,
+        evaluations,
+        policies,
+        reward_models,
+        rubrics,
+        serving,
+    )
     from harness_jobs import jobs, schedules, sensors
     from harness_resources.environments import default_executor, resources
 

@@ -14,7 +14,13 @@ from reward_harness.spec import ExperimentSpec
 
 POLL_S = 0.5
 MARKS = {"fresh": "·", "waiting": " ", "running": "▶", "done": "✓", "failed": "✗", "skipped": "-"}
-STYLES = {"fresh": "dim", "waiting": "dim", "running": "bold cyan", "done": "green", "failed": "bold red"}
+STYLES = {
+    "fresh": "dim",
+    "waiting": "dim",
+    "running": "bold cyan",
+    "done": "green",
+    "failed": "bold red",
+}
 
 
 class RunDisplay:
@@ -31,9 +37,13 @@ class RunDisplay:
 
     def nothing_to_do(self) -> None:
         """Say that every stage is what it would be if it were made again."""
-        self.console.print(f"{self.key}: everything is fresh ({len(self.state)} stages), nothing to run")
+        self.console.print(
+            f"{self.key}: everything is fresh ({len(self.state)} stages), nothing to run"
+        )
 
-    def follow(self, instance: dg.DagsterInstance, tag: str, value: str, done: threading.Event) -> None:
+    def follow(
+        self, instance: dg.DagsterInstance, tag: str, value: str, done: threading.Event
+    ) -> None:
         """Show events of the run tagged ``tag=value`` until ``done`` is set and all are seen."""
         cursor: str | None = None
         run_id: str | None = None
@@ -100,7 +110,9 @@ class RunDisplay:
             else:
                 spent = f"{self.seconds[step]:.0f} s" if step in self.seconds else ""
             style = STYLES.get(state, "")
-            message = Text(self.message.get(step, ""), style="dim", overflow="ellipsis", no_wrap=True)
+            message = Text(
+                self.message.get(step, ""), style="dim", overflow="ellipsis", no_wrap=True
+            )
             table.add_row(Text(MARKS[state], style=style), Text(step, style=style), spent, message)
         done = sum(state in ("done", "fresh") for state in self.state.values())
         head = f"{self.key}: {done}/{len(self.state)} stages, {time.monotonic() - self.begin:.0f} s"

@@ -19,9 +19,14 @@ def _group_job(name: str, description: str, *groups: str) -> dg.JobDefinition:
 
 JOBS = [
     _group_job("prepare_data", "Resolve, validate and split the experiment's data.", "datasets"),
-    _group_job("search_rubrics", "Search rubrics and select the best on held-out prompts.", "rubrics"),
     _group_job(
-        "build_reward_model", "Train, package, gate and deploy the reward.", "reward_models", "serving"
+        "search_rubrics", "Search rubrics and select the best on held-out prompts.", "rubrics"
+    ),
+    _group_job(
+        "build_reward_model",
+        "Train, package, gate and deploy the reward.",
+        "reward_models",
+        "serving",
     ),
     _group_job("train_policies", "Train every policy that the experiment names.", "policies"),
     _group_job("evaluate", "Report on rewards and policies.", "evaluations"),

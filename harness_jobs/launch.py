@@ -38,7 +38,9 @@ def select_stages(spec: ExperimentSpec, named: Sequence[str]) -> list[str]:
     for name in named:
         if name not in wanted:
             raise SpecError(
-                f"no stage {name!r} in this experiment", where=spec.key, expected=f"one of: {', '.join(wanted)}"
+                f"no stage {name!r} in this experiment",
+                where=spec.key,
+                expected=f"one of: {', '.join(wanted)}",
             )
     return [name for name in wanted if not named or name in named]
 
@@ -67,7 +69,11 @@ def launch(key: str, named: Sequence[str]) -> int:
     workspace = Workspace.discover()
     spec = read_experiment(workspace.experiments, key)
     if spec.status == "archived":
-        raise SpecError("experiment is archived", where=key, fix="Set `status: active` in its file to run it again.")
+        raise SpecError(
+            "experiment is archived",
+            where=key,
+            fix="Set `status: active` in its file to run it again.",
+        )
     with dg.DagsterInstance.get() as instance:
         add_partition(instance, key)
         for observation in shared_input_observations(instance, workspace):
@@ -112,7 +118,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Parse arguments, run, and turn a known error into one line on stderr."""
     parser = argparse.ArgumentParser(prog="python -m harness_jobs.launch", description=__doc__)
     parser.add_argument("key", help="experiment: a file data/experiments/<key>.yaml")
-    parser.add_argument("--stages", default="", help="comma-separated stages; default: all that are not fresh")
+    parser.add_argument(
+        "--stages", default="", help="comma-separated stages; default: all that are not fresh"
+    )
     parsed = parser.parse_args(arguments)
     try:
         return launch(parsed.key, [name for name in parsed.stages.split(",") if name])

@@ -56,7 +56,9 @@ def experiment_registry(context: dg.SensorEvaluationContext, store: Store) -> dg
     minimum_interval_seconds=600,
     description="What is served is no longer what the graph would serve: redeploy or say so, as the experiment decides.",
 )
-def deployed_rubric_drift(context: dg.SensorEvaluationContext, store: Store) -> dg.SensorResult | dg.SkipReason:
+def deployed_rubric_drift(
+    context: dg.SensorEvaluationContext, store: Store
+) -> dg.SensorResult | dg.SkipReason:
     """Compare each experiment's deployment with its current best reward."""
     requests: list[dg.RunRequest] = []
     notes: list[str] = []
@@ -69,7 +71,9 @@ def deployed_rubric_drift(context: dg.SensorEvaluationContext, store: Store) -> 
             continue
         selection = [stage_key("rm_artifact"), stage_key("rm_deployment")]
         requests.append(
-            dg.RunRequest(run_key=f"{spec.key}@{drifted}", partition_key=spec.key, asset_selection=selection)
+            dg.RunRequest(
+                run_key=f"{spec.key}@{drifted}", partition_key=spec.key, asset_selection=selection
+            )
         )
     if not requests:
         return dg.SkipReason("; ".join(notes) or "every deployment serves the newest reward")
@@ -100,7 +104,9 @@ def run_failure(context: dg.RunFailureSensorContext, store: Store) -> None:
     """Leave a note that a person can act on without the UI."""
     run = context.dagster_run
     key = run.tags.get("dagster/partition", "")
-    lines = [entry.user_message for entry in context.instance.all_logs(run.run_id) if entry.user_message]
+    lines = [
+        entry.user_message for entry in context.instance.all_logs(run.run_id) if entry.user_message
+    ]
     causes = [
         f"- `{event.step_key}`: {error.message.strip()}"
         for event in context.get_step_failure_events()

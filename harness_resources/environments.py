@@ -19,7 +19,9 @@ def environment() -> str:
     """The value of ``HARNESS_ENV``; ``SpecError`` for one that does not exist."""
     name = os.environ.get("HARNESS_ENV", "local")
     if name not in ENVIRONMENTS:
-        raise SpecError("unknown environment", where="HARNESS_ENV", got=name, expected=" | ".join(ENVIRONMENTS))
+        raise SpecError(
+            "unknown environment", where="HARNESS_ENV", got=name, expected=" | ".join(ENVIRONMENTS)
+        )
     return name
 
 
@@ -29,7 +31,7 @@ def resources() -> Mapping[str, dg.ConfigurableResource]:
     return {
         "store": Store(),
         "llm": LLM(),
-        "compute": Compute(launcher="inline" if name == "smoke" else "experiment"),
+        "compute": Compute(kind="inline" if name == "smoke" else "experiment"),
         "reward_service": RewardService(attach=True),
     }
 
@@ -44,6 +46,8 @@ def step_processes() -> dg.ExecutorDefinition:
     return dg.multiprocess_executor.configured(
         {
             "max_concurrent": STEP_PROCESSES,
-            "start_method": {"forkserver": {"preload_modules": ["dagster", "harness_jobs.definitions"]}},
+            "start_method": {
+                "forkserver": {"preload_modules": ["dagster", "harness_jobs.definitions"]}
+            },
         }
     )

@@ -7,7 +7,9 @@ from pydantic import Field
 class LLM(dg.ConfigurableResource):
     """Caps for one run; they can only lower what the experiment allows. The key is read from its variable alone."""
 
-    max_calls: int | None = Field(default=None, description="stop, resumable, after this many paid calls")
+    max_calls: int | None = Field(
+        default=None, description="stop, resumable, after this many paid calls"
+    )
     max_usd: float | None = Field(default=None, description="stop, resumable, at this cost")
 
     def budget(self) -> dict[str, float]:

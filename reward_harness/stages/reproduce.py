@@ -50,7 +50,9 @@ def parse_artifact_id(text: str) -> tuple[str, str, str]:
     parts = text.strip("/").split("/")
     if len(parts) != 3:
         raise ArtifactError(
-            "not an artifact's name", got=text, expected="experiment/stage/digest, as manifests and reports print it"
+            "not an artifact's name",
+            got=text,
+            expected="experiment/stage/digest, as manifests and reports print it",
         )
     return parts[0], parts[1], parts[2]
 
@@ -71,7 +73,9 @@ def build_again(
     found = {name: store.load(experiment, name, digest) for name, digest in inputs.items()}
     recipe = plan_recipe(workspace, spec, stage, dict(inputs))
     folder.mkdir(parents=True)
-    return builder_of(stage)(StageRun(stage, spec, workspace, store, found, services, recipe), folder)
+    return builder_of(stage)(
+        StageRun(stage, spec, workspace, store, found, services, recipe), folder
+    )
 
 
 def reproduce(workspace: Workspace, artifact_id: str, services: Services) -> Reproduction:
@@ -83,11 +87,23 @@ def reproduce(workspace: Workspace, artifact_id: str, services: Services) -> Rep
     shutil.rmtree(folder, ignore_errors=True)
     try:
         outcome = build_again(
-            workspace, experiment, stage, publication.spec_digest, publication.inputs, folder, services
+            workspace,
+            experiment,
+            stage,
+            publication.spec_digest,
+            publication.inputs,
+            folder,
+            services,
         )
-        made = [_output(folder, o.path) for o in artifact.manifest.outputs if (folder / o.path).is_file()]
+        made = [
+            _output(folder, o.path)
+            for o in artifact.manifest.outputs
+            if (folder / o.path).is_file()
+        ]
         gates = [o for o in artifact.manifest.outputs if o.path == "gates.json"]
-        digest = outputs_digest([*made, *(gates if dict(outcome.gates) == artifact.manifest.gates else [])])
+        digest = outputs_digest(
+            [*made, *(gates if dict(outcome.gates) == artifact.manifest.gates else [])]
+        )
     finally:
         shutil.rmtree(folder, ignore_errors=True)
     return Reproduction(artifact, digest, outcome.metrics)

@@ -124,7 +124,13 @@ _ALL = (
         group="evaluations",
         builder="reward_harness.stages.evaluations:rm_report",
         sections=("evaluation",),
-        inputs=("preference_pairs", "ranked_prompts", "rm_artifact", "best_rubric", "bt_reward_model"),
+        inputs=(
+            "preference_pairs",
+            "ranked_prompts",
+            "rm_artifact",
+            "best_rubric",
+            "bt_reward_model",
+        ),
     ),
     Stage(
         name="policy_report",

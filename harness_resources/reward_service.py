@@ -1,0 +1,24 @@
+"""Resource ``reward_service``: a served reward for one step, attached to or started."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import dagster as dg
+from pydantic import Field
+
+from reward_harness.store import Artifact
+from reward_harness.workspace import Workspace
+
+
+class RewardService(dg.ConfigurableResource):
+    """Finds a server that has the wanted artifact loaded, or starts one that ends with the step."""
+
+    attach: bool = Field(default=True, description="use a running server whose digest matches")
+
+    @contextmanager
+    def url(self, workspace: Workspace, deployment: Artifact) -> Iterator[str]:
+        """Base URL of a server whose ``/version`` digest is the deployment's artifact."""
+        from reward_harness.serving.service import serve_for
+
+        with serve_for(workspace, deployment, attach=self.attach) as url:
+            yield url
