@@ -30,7 +30,9 @@ class ModelSpec(Frozen):
     @model_validator(mode="after")
     def _hub_is_pinned(self) -> ModelSpec:
         if self.source == "hub" and not self.revision:
-            raise ValueError("a hub model needs a `revision` (a commit hash), so that it stays the same")
+            raise ValueError(
+                "a hub model needs a `revision` (a commit hash), so that it stays the same"
+            )
         return self
 
 
@@ -39,6 +41,9 @@ class SourceUse(Frozen):
 
     source: str
     limit: int | None = Field(default=None, ge=1, description="first N prompts in the seeded order")
+    pairs: Literal["all", "adjacent"] = Field(
+        default="all", description="which ranked candidates become pairs, where a stage needs pairs"
+    )
 
 
 class SplitSpec(Frozen):
@@ -125,7 +130,9 @@ class GateThresholds(Frozen):
     max_injection_rise: float = Field(default=0.0, description="upper bound of the mean rise")
     max_unscored_share: Fraction = 0.02
     heldout_prompts: int = Field(default=256, ge=2, description="test prompts scored for agreement")
-    attacked_responses: int = Field(default=48, ge=2, description="responses each attack is tried on")
+    attacked_responses: int = Field(
+        default=48, ge=2, description="responses each attack is tried on"
+    )
 
 
 class BTSection(Frozen):
@@ -262,4 +269,6 @@ class ComputeSection(Frozen):
     train_dtype: Literal["float32", "bfloat16"] = "float32"
     generation_dtype: Literal["float32", "bfloat16"] = "float32"
     threads: int | None = Field(default=None, ge=1)
-    memory_fraction: Fraction = Field(default=0.9, gt=0, le=1, description="share a job may plan to use")
+    memory_fraction: Fraction = Field(
+        default=0.9, gt=0, le=1, description="share a job may plan to use"
+    )

@@ -2,9 +2,9 @@
 
 | from | to | how |
 |---|---|---|
-| ranked prompts | preference pairs | candidates of different rank: all pairs, or neighbours in rank only |
+| ranked prompts | preference pairs | candidates of different rank: all, or neighbours only |
 | ranked prompts | SFT examples | the candidate of rank 1 (of several, the first) |
-| preference pairs | ranked prompts | two candidates of rank 1 and 2, in an order that says nothing about them |
+| preference pairs | ranked prompts | two candidates of rank 1 and 2, in a random order |
 | preference pairs | SFT examples | the chosen response |
 | stepwise examples | SFT examples | solutions without a wrong step |
 | ranked prompts, pairs, SFT examples | RL prompts | each different prompt once |
@@ -60,8 +60,13 @@ def derivable_from(wanted: type[Record]) -> list[str]:
     return [wanted.__name__, *ranked, *found]
 
 
-def pairs_from_ranked(prompts: Iterable[RankedPrompt], pairing: Pairing = "all") -> list[PreferencePair]:
-    """Pairs of candidates whose ranks differ; the margin is their difference in quality where both have one."""
+def pairs_from_ranked(
+    prompts: Iterable[RankedPrompt], pairing: Pairing = "all"
+) -> list[PreferencePair]:
+    """Pairs of candidates whose ranks differ.
+
+    The margin is their difference in quality where both have one.
+    """
     return [pair for prompt in prompts for pair in _pairs_of(prompt, pairing)]
 
 
@@ -105,14 +110,20 @@ def sft_from_ranked(prompts: Iterable[RankedPrompt]) -> list[SFTExample]:
         best = min(prompt.candidates, key=lambda c: _rank(prompt, c))
         examples.append(
             SFTExample(
-                example_id=prompt.prompt_id, prompt=prompt.prompt, response=best.text, source=best.source
+                example_id=prompt.prompt_id,
+                prompt=prompt.prompt,
+                response=best.text,
+                source=best.source,
             )
         )
     return examples
 
 
 def ranked_from_pairs(pairs: Iterable[PreferencePair]) -> list[RankedPrompt]:
-    """Each pair as a prompt of two candidates; whether the chosen one stands first is a coin tossed by its id."""
+    """Each pair as a prompt of two candidates.
+
+    Whether the chosen one stands first is a coin tossed by its id.
+    """
     found: list[RankedPrompt] = []
     for pair in pairs:
         chosen = {"text": pair.chosen, "source": "chosen", "rank": 1}
@@ -124,14 +135,17 @@ def ranked_from_pairs(pairs: Iterable[PreferencePair]) -> list[RankedPrompt]:
             Candidate.model_validate({"candidate_id": name, **side})
             for name, side in zip("ab", sides, strict=True)
         ]
-        found.append(RankedPrompt(prompt_id=pair.pair_id, prompt=pair.prompt, candidates=candidates))
+        found.append(
+            RankedPrompt(prompt_id=pair.pair_id, prompt=pair.prompt, candidates=candidates)
+        )
     return found
 
 
 def sft_from_pairs(pairs: Iterable[PreferencePair]) -> list[SFTExample]:
     """The chosen response of each pair, to be imitated."""
     return [
-        SFTExample(example_id=p.pair_id, prompt=p.prompt, response=p.chosen, source=p.source) for p in pairs
+        SFTExample(example_id=p.pair_id, prompt=p.prompt, response=p.chosen, source=p.source)
+        for p in pairs
     ]
 
 
@@ -148,7 +162,9 @@ def rl_prompts(records: Iterable[RankedPrompt | PreferencePair | SFTExample]) ->
 def right_solutions(examples: Iterable[StepwiseExample]) -> list[SFTExample]:
     """Solutions without a wrong step, one step a line."""
     return [
-        SFTExample(example_id=e.example_id, prompt=e.prompt, response="\n".join(e.steps), source=e.source)
+        SFTExample(
+            example_id=e.example_id, prompt=e.prompt, response="\n".join(e.steps), source=e.source
+        )
         for e in examples
         if -1 not in e.labels
     ]

@@ -1,10 +1,10 @@
-"""JSON Lines files of records: canonical writing, and reading that names file, line and field of what is wrong.
+"""JSON Lines files of records: canonical writing, and reading whose errors name line and field.
 
-A file is one record a line, in canonical JSON (sorted keys, no white space), optionally gzip-compressed by the name's
-``.gz``. Equal records make equal bytes. Nothing is dropped in silence: a line that is no record, or that repeats the
-id of another, is a ``DataError``.
+A file is one record a line, in canonical JSON (sorted keys, no white space), optionally
+gzip-compressed by the name's ``.gz``. Equal records make equal bytes. Nothing is dropped in
+silence: a line that is no record, or that repeats the id of another, is a ``DataError``.
 
-    >>> write_records(path, [RLPrompt(prompt_id="1", prompt=[Message(role="user", content="2 + 2?")], answer="4")])
+    >>> write_records(path, [RLPrompt(prompt_id="1", prompt=question, answer="4")])
     >>> read_records(path, RLPrompt)[0].answer
     '4'
 """
@@ -49,7 +49,10 @@ def record_id(record: Record) -> str:
 
 
 def write_records(path: Path, records: Iterable[Record]) -> None:
-    """Write canonical JSON lines; gzip (without a time stamp, so that bytes repeat) if the name ends in ``.gz``."""
+    """Write canonical JSON lines.
+
+    Gzip (without a time stamp, so that bytes repeat) if the name ends in ``.gz``.
+    """
     lines = (canonical_json(r.model_dump(mode="json")) + b"\n" for r in records)
     write_lines(path, lines)
 
@@ -116,7 +119,10 @@ def json_document(path: Path, top_level: str) -> Iterator[tuple[int, Any]]:
 
 
 def validated(model: type[M], value: Any, where: str | None) -> M:
-    """``value`` as a ``model``; the first problem pydantic finds becomes a ``DataError`` at ``where``."""
+    """``value`` as a ``model``.
+
+    The first problem pydantic finds becomes a ``DataError`` at ``where``.
+    """
     try:
         return model.model_validate(value)
     except ValidationError as error:
@@ -165,7 +171,9 @@ def _field_error(error: ValidationError, where: str | None) -> DataError:
     field = ".".join(str(part) for part in first["loc"])
     more = f" ({error.error_count() - 1} more problems)" if error.error_count() > 1 else ""
     if first["type"] == "missing":
-        return DataError(f"field {field!r} is missing{more}", where=where, expected=f"a field {field!r}")
+        return DataError(
+            f"field {field!r} is missing{more}", where=where, expected=f"a field {field!r}"
+        )
     what = f"field {field!r} is not valid{more}" if field else f"record is not valid{more}"
     rule = first["msg"].removeprefix("Value error, ").removeprefix("Input should be ")
     if first["type"] == "string_pattern_mismatch":

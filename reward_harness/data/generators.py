@@ -1,9 +1,10 @@
 """Generated tasks with checkable results: sums and short chains of them, in several forms.
 
-One problem set gives every record type: prompts with an answer, worked solutions, solutions with a planted wrong step,
-pairs right against wrong, ranked candidates. All of them ask the same questions in the same words, so that a question
-falls into the same split whatever it is used for. Everything follows from the parameters; ``ARITHMETIC_VERSION`` is bumped by
-hand when it would come out differently.
+One problem set gives every record type: prompts with an answer, worked solutions, solutions with a
+planted wrong step, pairs right against wrong, ranked candidates. All of them ask the same questions
+in the same words, so that a question falls into the same split whatever it is used for. Everything
+follows from the parameters; ``ARITHMETIC_VERSION`` is bumped by hand when it would come out
+differently.
 """
 
 from __future__ import annotations
@@ -47,7 +48,7 @@ class ArithmeticParams(Frozen):
 
 @dataclass(frozen=True, slots=True)
 class Problem:
-    """``numbers[0] op[0] numbers[1] op[1] …``, computed from left to right, and the words that ask for it."""
+    """``numbers[0] op[0] numbers[1] op[1] …``, computed from left to right, and its question."""
 
     question: str
     numbers: tuple[int, ...]
@@ -85,7 +86,8 @@ def problems(params: ArithmeticParams) -> list[Problem]:
 
 
 def _problem(params: ArithmeticParams, rng: random.Random) -> Problem:
-    operations = tuple(rng.choice(params.operations) for _ in range(rng.randint(1, params.steps)))
+    length = rng.randint(1, params.steps)
+    operations: tuple[Operation, ...] = tuple(rng.choice(params.operations) for _ in range(length))
     value = rng.randint(2, params.largest)
     numbers = [value]
     for operation in operations:
@@ -110,7 +112,9 @@ def _apply(operation: Operation, left: int, right: int) -> int:
 def _question(numbers: Sequence[int], operations: Sequence[Operation], rng: random.Random) -> str:
     form = rng.randrange(4)
     if form == 0:
-        words = " ".join([str(numbers[0]), *(f"{o} {n}" for o, n in zip(operations, numbers[1:], strict=True))])
+        words = " ".join(
+            [str(numbers[0]), *(f"{o} {n}" for o, n in zip(operations, numbers[1:], strict=True))]
+        )
         order = ", working from left to right" if len(operations) > 1 else ""
         return f"What is {words}{order}?"
     if form == 1:
@@ -134,7 +138,8 @@ def _story(numbers: Sequence[int], operations: Sequence[Operation], rng: random.
         "times": "Then the number of {what} grows {n}-fold.",
     }
     told = [
-        phrases[o].format(who=who, what=what, n=n) for o, n in zip(operations, numbers[1:], strict=True)
+        phrases[o].format(who=who, what=what, n=n)
+        for o, n in zip(operations, numbers[1:], strict=True)
     ]
     return f"{who} has {numbers[0]} {what}. {' '.join(told)} How many {what} does {who} have now?"
 
@@ -151,9 +156,9 @@ def right_steps(problem: Problem) -> list[str]:
 def wrong_steps(problem: Problem, rng: random.Random) -> tuple[list[str], list[Literal[1, 0, -1]]]:
     """A solution with one planted wrong step, and its labels.
 
-    The whole step is written anew (a slipped result, or the wrong operation carried out), and what follows goes on from
-    it: correct work on a wrong number is 0, the answer it leads to is -1. Each operation is injective in the running
-    value, so no later step can undo the mistake.
+    The whole step is written anew (a slipped result, or the wrong operation carried out), and what
+    follows goes on from it: correct work on a wrong number is 0, the answer it leads to is -1. Each
+    operation is injective in the running value, so no later step can undo the mistake.
     """
     planted = rng.randrange(len(problem.operations))
     steps: list[str] = []
@@ -176,7 +181,9 @@ def wrong_steps(problem: Problem, rng: random.Random) -> tuple[list[str], list[L
 def _blunder(
     operation: Operation, value: int, number: int, right: int, rng: random.Random
 ) -> tuple[Operation, int]:
-    others: list[Operation] = [o for o in SIGNS if o != operation and _apply(o, value, number) != right]
+    others: list[Operation] = [
+        o for o in SIGNS if o != operation and _apply(o, value, number) != right
+    ]
     if others and rng.random() < 0.5:
         mistaken = rng.choice(others)
         return mistaken, _apply(mistaken, value, number)
@@ -199,7 +206,9 @@ def _ask(problem: Problem) -> list[Message]:
     return [Message(role="user", content=problem.question)]
 
 
-def _wrong(problem: Problem, number: int, params: ArithmeticParams) -> tuple[list[str], list[Literal[1, 0, -1]]]:
+def _wrong(
+    problem: Problem, number: int, params: ArithmeticParams
+) -> tuple[list[str], list[Literal[1, 0, -1]]]:
     """The one wrong solution of a problem, the same in every record type."""
     return wrong_steps(problem, random.Random(derive_seed(params.seed, "wrong step", number)))
 
@@ -214,7 +223,10 @@ def _rl_prompts(params: ArithmeticParams) -> list[Record]:
 def _sft_examples(params: ArithmeticParams) -> list[Record]:
     return [
         SFTExample(
-            example_id=_id(i), prompt=_ask(p), response="\n".join(right_steps(p)), source="arithmetic"
+            example_id=_id(i),
+            prompt=_ask(p),
+            response="\n".join(right_steps(p)),
+            source="arithmetic",
         )
         for i, p in enumerate(problems(params), start=1)
     ]
@@ -273,7 +285,9 @@ def _ranked_prompts(params: ArithmeticParams) -> list[Record]:
         ranked = [(rank, *one) for rank, one in enumerate(texts, start=1)]
         random.Random(derive_seed(params.seed, "candidate order", i)).shuffle(ranked)
         candidates = [
-            Candidate(candidate_id=f"{_id(i)}-{n}", text=text, source=source, rank=rank, quality=quality)
+            Candidate(
+                candidate_id=f"{_id(i)}-{n}", text=text, source=source, rank=rank, quality=quality
+            )
             for n, (rank, source, text, quality) in enumerate(ranked, start=1)
         ]
         found.append(RankedPrompt(prompt_id=_id(i), prompt=_ask(problem), candidates=candidates))
@@ -291,7 +305,7 @@ ARITHMETIC: dict[type[Record], Callable[[ArithmeticParams], list[Record]]] = {
 
 @dataclass(frozen=True, slots=True)
 class Generator:
-    """A generator by record type, with the model of its parameters and the version of what it makes."""
+    """A function for each record type, the model of its parameters, the version of the result."""
 
     params: type[ArithmeticParams]
     makes: dict[type[Record], Callable[[Any], list[Record]]]

@@ -1,7 +1,8 @@
-"""The one module that talks to the Hugging Face hub: a file of a pinned dataset revision, or rows of one of its splits.
+"""The one module that talks to the hub: a file, or the rows of a split, of a pinned revision.
 
-huggingface_hub and datasets are imported when they are needed. Whatever keeps the hub from answering (offline mode, no
-network, no such revision) is ``HubUnavailable`` with one line that says what; the source layer tells the user what to do.
+huggingface_hub and datasets are imported when they are needed. Whatever keeps the hub from
+answering (offline mode, no network, no such revision) is ``HubUnavailable`` with one line that says
+what; the source layer tells the user what to do.
 """
 
 from __future__ import annotations
@@ -20,7 +21,10 @@ class HubUnavailable(Exception):
 
 
 class HubFile(Frozen):
-    """A dataset repository at one commit: one ``file`` of it, or a ``split`` (of ``config`` or ``data_files``)."""
+    """A dataset repository at one commit.
+
+    One ``file`` of it, or a ``split`` (of ``config`` or ``data_files``).
+    """
 
     id: str
     revision: str = Field(pattern=r"^[0-9a-f]{40}$", description="a full commit hash")
@@ -51,7 +55,10 @@ def download(entry: HubFile) -> Path:
 
 
 def load_rows(entry: HubFile) -> Iterator[tuple[int, Any]]:
-    """(number from 1, row) of the split, in its order; ``HubUnavailable`` if it cannot be loaded."""
+    """(number from 1, row) of the split, in its order.
+
+    ``HubUnavailable`` if it cannot be loaded.
+    """
     from datasets import load_dataset
     from datasets.exceptions import DatasetsError
 

@@ -1,8 +1,9 @@
-"""Near-duplicate prompts between splits: exact Jaccard similarity of word shingles through an inverted index.
+"""Near-duplicate prompts between splits: exact Jaccard similarity through an inverted index.
 
-Splits keep equal prompts together; this finds the ones that are *almost* equal. Prefix filtering (Chaudhuri, Ganti, Kaushik
-2006; Xiao et al., PPJoin, 2008) makes it exact and fast: with shingles sorted rarest first, two sets of similarity ≥ t share
-one among the first ``n - ⌈t·n⌉ + 1`` of each, so boilerplate that every prompt has is never looked up.
+Splits keep equal prompts together; this finds the ones that are *almost* equal. Prefix filtering
+(Chaudhuri, Ganti, Kaushik 2006; Xiao et al., PPJoin, 2008) makes it exact and fast: with shingles
+sorted rarest first, two sets of similarity ≥ t share one among the first ``n - ⌈t·n⌉ + 1`` of each,
+so boilerplate that every prompt has is never looked up.
 """
 
 from __future__ import annotations
@@ -51,7 +52,10 @@ def near_duplicates(
     threshold: float = THRESHOLD,
     words: int = SHINGLE_WORDS,
 ) -> list[NearDuplicate]:
-    """For each test text with a training text of Jaccard similarity ≥ ``threshold``: the most similar one."""
+    """For each test text with a training text of Jaccard similarity ≥ ``threshold``.
+
+    The most similar one.
+    """
     test_sets = [shingles(t, words) for t in test]
     train_sets = [shingles(t, words) for t in train]
     frequency = Counter(s for group in (test_sets, train_sets) for one in group for s in one)
@@ -75,7 +79,9 @@ def jaccard(a: frozenset[Shingle], b: frozenset[Shingle]) -> float:
     return shared / (len(a) + len(b) - shared) if shared else 0.0
 
 
-def _prefix(one: frozenset[Shingle], frequency: Counter[Shingle], threshold: float) -> list[Shingle]:
+def _prefix(
+    one: frozenset[Shingle], frequency: Counter[Shingle], threshold: float
+) -> list[Shingle]:
     """The rarest shingles of which a sufficiently similar set must share one."""
     # the tolerance keeps the prefix long enough where threshold * size is an integer up to rounding
     kept = len(one) - math.ceil(threshold * len(one) - 1e-9) + 1

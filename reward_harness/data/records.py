@@ -1,7 +1,7 @@
 """Canonical records: the only shapes in which data moves between stages.
 
-Every record refuses unknown fields and empty text. A candidate's ``source``, ``rank`` and ``quality`` are labels: judges
-and graders are given ``text`` only.
+Every record refuses unknown fields and empty text. A candidate's ``source``, ``rank`` and
+``quality`` are labels: judges and graders are given ``text`` only.
 """
 
 from __future__ import annotations
@@ -24,7 +24,10 @@ class Message(Frozen):
 
 
 class PreferencePair(Frozen):
-    """Two responses to one prompt, the first preferred; ``margin`` where the source grades the strength."""
+    """Two responses to one prompt, the first preferred.
+
+    ``margin`` where the source grades the strength.
+    """
 
     pair_id: Text
     prompt: list[Message] = Field(min_length=1)

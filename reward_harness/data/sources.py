@@ -1,9 +1,10 @@
-"""Dataset sources: ``data/sources/<name>.yaml`` says where records come from and pins what they are.
+"""Dataset sources: finding the records that ``data/sources/<name>.yaml`` pins, and checking them.
 
-A source is looked for in the folder named by ``HARNESS_DATA_MIRROR``, then at its local ``path``, then on the hub; a
-generated one needs no file. Wherever it is found, the records must have the pinned ``sha256`` (of their canonical lines), so the
-place does not matter. Rows known to be invalid are listed by line with a reason: they are left out and counted, any other
-invalid row is an error, and so is a listed one that reads fine.
+A source is looked for in the folder named by ``HARNESS_DATA_MIRROR``, then at its local ``path``,
+then on the hub; a generated one needs no file. Wherever it is found, the records must have the
+pinned ``sha256`` (of their canonical lines), so the place does not matter. Rows known to be invalid
+are listed by line with a reason: they are left out and counted, any other invalid row is an error,
+and so is a listed one that reads fine.
 
     >>> resolve(Workspace.discover(), "tour", RankedPrompt).records[0].prompt_id
     'explain-tides'
@@ -12,14 +13,10 @@ invalid row is an error, and so is a listed one that reads fine.
 from __future__ import annotations
 
 import os
-import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Generic, Literal, TypeVar
 
-from pydantic import Field, ValidationError, field_validator, model_validator
-
-from reward_harness.data.hub import HubFile, HubUnavailable, download, load_rows
 from reward_harness.data.derive import Pairing, derive
 from reward_harness.data.files import (
     json_document,
@@ -31,72 +28,17 @@ from reward_harness.data.files import (
     validated,
 )
 from reward_harness.data.generators import GENERATORS
+from reward_harness.data.hub import HubFile, HubUnavailable, download, load_rows
 from reward_harness.data.readers import READERS
 from reward_harness.data.readers.rows import Reader, Rows
 from reward_harness.data.records import Record
+from reward_harness.data.source_spec import Generated, SourceSpec, read_source
 from reward_harness.errors import DataError, SpecError
 from reward_harness.hashing import digest_file, digest_json
-from reward_harness.manifest import Frozen
-from reward_harness.spec import read_yaml, validation_error
 from reward_harness.workspace import Workspace
 
 MIRROR_VARIABLE = "HARNESS_DATA_MIRROR"
-SHA256 = re.compile(r"^[0-9a-f]{64}$")
 R = TypeVar("R", bound=Record)
-
-
-class KnownInvalid(Frozen):
-    """A row of the published file that is no valid record, and why."""
-
-    line: int = Field(ge=1)
-    reason: str = Field(min_length=3)
-
-
-class Generated(Frozen):
-    """A generator and its parameters."""
-
-    generator: str
-    params: dict[str, Any] = Field(default_factory=dict)
-
-
-class SourceSpec(Frozen):
-    """One source file; see docs/data.md."""
-
-    name: str
-    description: str
-    licence: str
-    homepage: str | None = None
-    reader: str | None = None
-    file: str | None = Field(default=None, description="relative to HARNESS_DATA_MIRROR")
-    path: str | None = Field(default=None, description="relative to the project")
-    hub: HubFile | None = None
-    generated: Generated | None = None
-    fields: list[str] = Field(default_factory=list, description="fields of a published row")
-    sha256: str | None = Field(default=None, description="of the records' canonical lines")
-    known_invalid: list[KnownInvalid] = Field(default_factory=list[KnownInvalid])
-    evaluation_only: bool = False
-
-    @field_validator("reader")
-    @classmethod
-    def _reader_exists(cls, name: str | None) -> str | None:
-        if name is not None and name not in READERS:
-            raise ValueError(f"there is no such reader; there are: {', '.join(READERS)}")
-        return name
-
-    @field_validator("sha256")
-    @classmethod
-    def _is_a_digest(cls, digest: str | None) -> str | None:
-        if digest is not None and not SHA256.match(digest):
-            raise ValueError("64 lowercase hex digits")
-        return digest
-
-    @model_validator(mode="after")
-    def _has_one_origin(self) -> SourceSpec:
-        if (self.reader is None) == (self.generated is None):
-            raise ValueError("a source has either a `reader` or `generated`, not both and not neither")
-        if self.reader is not None and not (self.file or self.path or self.hub):
-            raise ValueError("a source with a reader needs a `file`, a `path` or a `hub` entry")
-        return self
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,7 +51,10 @@ class LeftOut:
 
 @dataclass(frozen=True, slots=True)
 class Resolved(Generic[R]):
-    """The records of a source as one type; ``origin`` says where they were found, ``sha256`` what they are."""
+    """The records of a source as one type.
+
+    ``origin`` says where they were found, ``sha256`` what they are.
+    """
 
     spec: SourceSpec
     records: list[R]
@@ -125,34 +70,13 @@ class _Found:
     origin: Literal["mirror", "path", "hub"]
     where: str
     rows: Rows
-    fix: str = "Repair the row, or list it under known_invalid in the source's file with the reason."
-
-
-def source_names(workspace: Workspace) -> list[str]:
-    """Names of all source files, sorted."""
-    return sorted(p.stem for p in workspace.sources.glob("*.yaml"))
-
-
-def read_source(workspace: Workspace, name: str) -> SourceSpec:
-    """The named source file; ``DataError`` if there is none, ``SpecError`` with file and line if it is not valid."""
-    path = workspace.sources / f"{name}.yaml"
-    if not path.is_file():
-        raise DataError(
-            f"no source {name!r}",
-            where=str(workspace.sources),
-            expected=f"one of: {', '.join(source_names(workspace)) or 'none yet'}",
-            fix=f"Correct the name, or describe the source in {path}; see docs/data.md.",
-        )
-    try:
-        return SourceSpec.model_validate({**read_yaml(path), "name": name})
-    except ValidationError as error:
-        raise validation_error(path, error) from error
+    fix: str = "Repair the row, or list it under known_invalid in the source's YAML."
 
 
 def resolve(
     workspace: Workspace, name: str, wanted: type[R], *, pairs: Pairing = "all"
 ) -> Resolved[R]:
-    """All records of a source as records of type ``wanted``, derived if the source has another type."""
+    """All records of a source as type ``wanted``, derived if the source has another type."""
     spec = read_source(workspace, name)
     if spec.generated is not None:
         return _generated(workspace, spec, spec.generated, wanted)
@@ -166,16 +90,19 @@ def resolve(
             where=found.where,
             got=f"sha256 {digest}",
             expected=f"{spec.sha256} ({workspace.sources / name}.yaml)",
-            fix="Restore the file; if the change is meant, write the new sha256 into the source's file.",
+            fix="Restore the file; if the change is meant, write the new sha256 into the YAML.",
         )
     return Resolved(spec, _as_wanted(records, wanted, pairs, spec), left_out, found.origin, digest)
 
 
 def fingerprint(workspace: Workspace, name: str) -> str:
-    """What decides a source's records, without reading them if they are pinned: part of a dataset stage's recipe."""
+    """What decides a source's records, without reading them if they are pinned.
+
+    Part of a dataset stage's recipe.
+    """
     spec = read_source(workspace, name)
     decides: dict[str, Any] = spec.model_dump(
-        mode="json", include={"reader", "generated", "sha256", "known_invalid", "evaluation_only"}
+        mode="json", include={"reader", "generated", "sha256", "known_invalid", "licence"}
     )
     if spec.generated is not None:
         generator = GENERATORS.get(spec.generated.generator)
@@ -193,7 +120,10 @@ def _generated(
     where = f"{workspace.sources / spec.name}.yaml"
     if generator is None:
         raise SpecError(
-            "no such generator", where=where, got=made.generator, expected=f"one of: {', '.join(GENERATORS)}"
+            "no such generator",
+            where=where,
+            got=made.generator,
+            expected=f"one of: {', '.join(GENERATORS)}",
         )
     params = validated(generator.params, made.params, f"{where}: generated.params")
     if wanted not in generator.makes:
@@ -209,7 +139,10 @@ def _generated(
 def _candidate_files(
     workspace: Workspace, spec: SourceSpec
 ) -> list[tuple[Literal["mirror", "path"], Path]]:
-    """Files where the source may lie, first choice first; ``DataError`` if the mirror's folder is not there."""
+    """Files where the source may lie, first choice first.
+
+    ``DataError`` if the mirror's folder is not there.
+    """
     places: list[tuple[Literal["mirror", "path"], Path]] = []
     mirror = os.environ.get(MIRROR_VARIABLE)
     if mirror and not Path(mirror).is_dir():
@@ -278,7 +211,9 @@ def _read(spec: SourceSpec, reader: Reader, found: _Found) -> tuple[list[Any], t
     left_out: list[LeftOut] = []
     lines: dict[str, int] = {}
     for line, read in reader.read(found.rows, spec.name):
-        where = f"{found.where}:{line}" if reader.top_level is None else f"{found.where}: item {line}"
+        where = (
+            f"{found.where}:{line}" if reader.top_level is None else f"{found.where}: item {line}"
+        )
         if isinstance(read, DataError):
             if line not in known:
                 raise located(read, where, found.fix)
@@ -301,7 +236,7 @@ def _unexpectedly_valid(spec: SourceSpec, where: str, reason: str) -> DataError:
         "row is listed under known_invalid, but there is nothing wrong with it",
         where=where,
         expected=f"the listed problem: {reason}",
-        fix=f"Take the line out of known_invalid in data/sources/{spec.name}.yaml, or restore the file.",
+        fix=f"Take the line out of data/sources/{spec.name}.yaml, or restore the file.",
     )
 
 
@@ -309,4 +244,6 @@ def _as_wanted(records: list[Any], wanted: type[R], pairs: Pairing, spec: Source
     try:
         return derive(records, wanted, pairs=pairs)
     except DataError as error:
-        raise located(error, f"source {spec.name!r}" + (f", {error.where}" if error.where else "")) from error
+        raise located(
+            error, f"source {spec.name!r}" + (f", {error.where}" if error.where else "")
+        ) from error

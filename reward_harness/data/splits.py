@@ -1,7 +1,8 @@
-"""Which records train and which are held out: decided by a prompt's content and the seed, by nothing else.
+"""Which records train and which are held out: decided by prompt content and seed alone.
 
-A prompt therefore lands in the same split in every dataset stage of an experiment, whatever the source, the order or the
-other records are, and no prompt is in two splits. The price: shares hold on average, not exactly.
+A prompt therefore lands in the same split in every dataset stage of an experiment, whatever the
+source, the order or the other records are, and no prompt is in two splits. The price: shares hold
+on average, not exactly.
 """
 
 from __future__ import annotations
@@ -28,7 +29,10 @@ def split_of(key: str, seed: int, spec: SplitSpec) -> Split:
 
 
 def split_records(records: Sequence[R], seed: int, spec: SplitSpec) -> dict[Split, list[R]]:
-    """All records by split, in their order; ``DataError`` if none is left to train on or to hold out."""
+    """All records by split, in their order.
+
+    ``DataError`` if none is left to train on or to hold out.
+    """
     found: dict[Split, list[R]] = {name: [] for name in SPLITS}
     for record in records:
         found[split_of(prompt_key(record.prompt), seed, spec)].append(record)
@@ -44,7 +48,7 @@ def split_records(records: Sequence[R], seed: int, spec: SplitSpec) -> dict[Spli
 
 
 def first_prompts(records: Sequence[R], limit: int | None, seed: int) -> list[R]:
-    """The records of ``limit`` prompts, taken in an order that only the seed and the prompts decide."""
+    """The records of ``limit`` prompts, in an order that only the seed and the prompts decide."""
     if limit is None:
         return list(records)
     keys = {prompt_key(r.prompt) for r in records}

@@ -90,6 +90,8 @@ def plan_recipe(
         extra["templates"] = digest_tree(workspace.prompts)
     if stage.name in ("rubric_population", "best_rubric", "rm_artifact"):
         extra["backend"] = _resolved_backend(spec)
+    if stage.group == "datasets":
+        extra["source"] = _source_fingerprint(workspace, spec, stage)
     if stage.name == "rm_artifact":
         extra["attacks"] = digest_tree(workspace.attacks)
     return Recipe(
@@ -100,6 +102,13 @@ def plan_recipe(
         inputs=dict(inputs),
         extra=extra,
     )
+
+
+def _source_fingerprint(workspace: Workspace, spec: ExperimentSpec, stage: Stage) -> str:
+    from reward_harness.data.sources import fingerprint
+
+    section = spec.section(stage.sections[-1])
+    return fingerprint(workspace, section["source"]) if section else ""
 
 
 def _resolved_backend(spec: ExperimentSpec) -> str:

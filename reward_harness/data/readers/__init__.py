@@ -1,8 +1,9 @@
-"""Readers: how rows of a published format become canonical records. ``READERS`` is the one list of them.
+"""Readers: how rows of a published format become canonical records; ``READERS`` lists them.
 
-A reader is handed (line, row) pairs and yields (line, record or ``DataError``) pairs: what to do about an invalid row
-is the source's decision, not the reader's. Row formats are pydantic models of the fields that are read; further fields
-of a published file are left alone. To add one: write the row model and its conversion beside its likes, name it here.
+A reader is handed (line, row) pairs and yields (line, record or ``DataError``) pairs: what to do
+about an invalid row is the source's decision, not the reader's. Row formats are pydantic models of
+the fields that are read; further fields of a published file are left alone. To add one: write the
+row model and its conversion beside its likes, name it here.
 """
 
 from __future__ import annotations

@@ -1,13 +1,13 @@
 """Readers of preference pairs: TRL's layouts, hh-rlhf transcripts, RewardBench and JudgeBench.
 
-Formats: TRL "Dataset formats" (preference, implicit and explicit prompt, standard and conversational); hh-rlhf
-(arXiv 2204.05862); RewardBench (arXiv 2403.13787: prompt, chosen, rejected, subset, id); JudgeBench (arXiv 2410.12784:
-pair_id, question, response_A, response_B, label "A>B" or "B>A").
+Formats: TRL "Dataset formats" (preference, implicit and explicit prompt, standard and
+conversational); hh-rlhf (arXiv 2204.05862); RewardBench (arXiv 2403.13787: prompt, chosen,
+rejected, subset, id); JudgeBench (arXiv 2410.12784: pair_id, question, response_A, response_B,
+label "A>B" or "B>A").
 """
 
 from __future__ import annotations
 
-from os.path import commonprefix
 from typing import Literal
 
 from reward_harness.data.readers.rows import Row, reader_of, user
@@ -34,7 +34,12 @@ def trl_pair(row: TRLRow, pair_id: str, source: str) -> PreferencePair:
     else:
         raise DataError("one of chosen and rejected is text and the other a list of messages")
     return PreferencePair(
-        pair_id=pair_id, prompt=prompt, chosen=chosen, rejected=rejected, source=source, margin=row.margin
+        pair_id=pair_id,
+        prompt=prompt,
+        chosen=chosen,
+        rejected=rejected,
+        source=source,
+        margin=row.margin,
     )
 
 
@@ -56,9 +61,12 @@ def _plain(
 def _shared_words(chosen: str, rejected: str) -> str:
     """The longest common start that ends where a word does.
 
-    TRL's ``extract_prompt`` cuts between characters, so that "The cat" and "The car" share "The ca"; here they share "The".
+    TRL's ``extract_prompt`` cuts between characters, so that "The cat" and "The car" share "The
+    ca"; here they share "The".
     """
-    shared = commonprefix([chosen, rejected])
+    pairs = zip(chosen, rejected, strict=False)
+    length = next((i for i, (a, b) in enumerate(pairs) if a != b), min(len(chosen), len(rejected)))
+    shared = chosen[:length]
     inside = any(len(s) > len(shared) and not s[len(shared)].isspace() for s in (chosen, rejected))
     if not inside:
         return shared
@@ -76,7 +84,9 @@ def _conversational(
             "prompts of chosen and rejected differ", expected="the same turns before the last one"
         )
     if not given + before:
-        raise DataError("there is no prompt", expected="a `prompt` field, or turns before the answer")
+        raise DataError(
+            "there is no prompt", expected="a `prompt` field, or turns before the answer"
+        )
     return given + before, answer, answer_rejected
 
 
@@ -94,7 +104,10 @@ class HHRow(Row):
 
 
 def hh_pair(row: HHRow, pair_id: str, source: str) -> PreferencePair:
-    """Split at the last assistant turn of each side; ``DataError`` unless both prompts are the same."""
+    """Split at the last assistant turn of each side.
+
+    ``DataError`` unless both prompts are the same.
+    """
     prompt, chosen = split_transcript(row.chosen)
     prompt_rejected, rejected = split_transcript(row.rejected)
     if prompt != prompt_rejected:
@@ -105,14 +118,19 @@ def hh_pair(row: HHRow, pair_id: str, source: str) -> PreferencePair:
         )
     for side, text in (("chosen", chosen), ("rejected", rejected)):
         if not text:
-            raise DataError(f"the response of {side} is empty", expected="text after the last Assistant:")
+            raise DataError(
+                f"the response of {side} is empty", expected="text after the last Assistant:"
+            )
     return PreferencePair(
         pair_id=pair_id, prompt=messages_of(prompt), chosen=chosen, rejected=rejected, source=source
     )
 
 
 class RewardBenchRow(Row):
-    """One pair of a RewardBench subset; its ``id`` counts within the subset only, so the line makes ours."""
+    """One pair of a RewardBench subset.
+
+    Its ``id`` counts within the subset only, so the line makes ours.
+    """
 
     prompt: str
     chosen: str
@@ -147,7 +165,11 @@ def judge_bench_pair(row: JudgeBenchRow, pair_id: str, source: str) -> Preferenc
     first, second = row.response_A, row.response_B
     chosen, rejected = (first, second) if row.label == "A>B" else (second, first)
     return PreferencePair(
-        pair_id=row.pair_id, prompt=user(row.question), chosen=chosen, rejected=rejected, source=row.source
+        pair_id=row.pair_id,
+        prompt=user(row.question),
+        chosen=chosen,
+        rejected=rejected,
+        source=row.source,
     )
 
 

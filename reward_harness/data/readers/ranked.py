@@ -1,7 +1,7 @@
-"""Readers of ranked prompts: the canonical file, the rubric dataset ``{"prompts": [...]}``, the Prometheus sets.
+"""Readers of ranked prompts: canonical, rubric dataset ``{"prompts": [...]}``, Prometheus sets.
 
-Ranks, qualities and sources are labels of a candidate; what is left of its metadata stays in ``metadata``. No judge or
-grader is ever shown any of them.
+Ranks, qualities and sources are labels of a candidate; what is left of its metadata stays in
+``metadata``. No judge or grader is ever shown any of them.
 """
 
 from __future__ import annotations
@@ -11,10 +11,18 @@ from collections.abc import Iterator
 from statistics import mean
 from typing import Any
 
-from pydantic import Field, ValidationError
+from pydantic import ConfigDict, Field, ValidationError
 
 from reward_harness.data.files import validated
-from reward_harness.data.readers.rows import Read, Reader, Row, Rows, reader_of, record_problem, user
+from reward_harness.data.readers.rows import (
+    Read,
+    Reader,
+    Row,
+    Rows,
+    reader_of,
+    record_problem,
+    user,
+)
 from reward_harness.data.records import Candidate, Message, RankedPrompt
 from reward_harness.errors import DataError
 
@@ -30,7 +38,7 @@ def _canonical(rows: Rows, name: str) -> Iterator[Read]:
 class CandidateMetadata(Row):
     """Labels that the rubric dataset keeps under ``metadata``; others are carried along."""
 
-    model_config = {"extra": "allow", "frozen": True}
+    model_config = ConfigDict(extra="allow", frozen=True)
 
     rank: int | None = Field(default=None, ge=1, strict=True)
     quality: float | None = None
@@ -73,7 +81,7 @@ def rubric_prompt(row: RubricPrompt, prompt_id: str, source: str) -> RankedPromp
 
 
 class PrometheusRow(Row):
-    """A response graded 1 to 5 several times by GPT-4, inside the prompt that the grader was given."""
+    """A response graded 1 to 5 several times by GPT-4, inside the prompt of the grader."""
 
     idx: int
     response_source: str
@@ -82,14 +90,17 @@ class PrometheusRow(Row):
 
 
 PROMETHEUS_PARTS = re.compile(
-    r"###The instruction to evaluate:\n(?P<prompt>.*?)\n+###Response to evaluate:\n(?P<response>.*?)"
-    r"\n+###Reference Answer",
+    r"###The instruction to evaluate:\n(?P<prompt>.*?)\n+"
+    r"###Response to evaluate:\n(?P<response>.*?)\n+###Reference Answer",
     re.DOTALL,
 )
 
 
 def _prometheus(rows: Rows, name: str) -> Iterator[Read]:
-    """Rows of one ``idx`` are the responses to one prompt; the record has the line of the first of them."""
+    """Rows of one ``idx`` are the responses to one prompt.
+
+    The record has the line of the first of them.
+    """
     groups: dict[int, list[tuple[int, PrometheusRow, str, str]]] = {}
     for line, value in rows:
         try:
@@ -107,7 +118,7 @@ def _prometheus_parts(row: PrometheusRow) -> tuple[str, str]:
         raise DataError(
             "instruction and response cannot be told apart",
             got=row.instruction[:80],
-            expected="'###The instruction to evaluate:' … '###Response to evaluate:' … '###Reference Answer'",
+            expected="the headings of a Prometheus prompt (###Response to evaluate: …)",
         )
     return found["prompt"].strip(), found["response"].strip()
 
@@ -118,7 +129,9 @@ def _graded_prompt(
     """Quality is the mean grade; rank 1 is the highest, and equal grades share a rank."""
     prompts = {prompt for _, _, prompt, _ in group}
     if len(prompts) != 1:
-        return DataError("responses of one idx have different prompts", got=len(prompts), expected="1")
+        return DataError(
+            "responses of one idx have different prompts", got=len(prompts), expected="1"
+        )
     grades = [mean(row.gpt4_score) for _, row, _, _ in group]
     labels: list[dict[str, Any]] = [
         {"rank": 1 + sum(other > grade for other in grades), "quality": grade} for grade in grades
@@ -128,7 +141,9 @@ def _graded_prompt(
             prompt_id=prompt_id,
             prompt=user(prompts.pop()),
             candidates=[
-                Candidate(candidate_id=row.response_source, text=text, source=row.response_source, **label)
+                Candidate(
+                    candidate_id=row.response_source, text=text, source=row.response_source, **label
+                )
                 for (_, row, _, text), label in zip(group, labels, strict=True)
             ],
         )

@@ -1,4 +1,7 @@
-"""What every reader is made of: a row model, a conversion, and the loop that keeps line and problem together."""
+"""What every reader is made of.
+
+A row model, a conversion, and the loop that keeps line and problem together.
+"""
 
 from __future__ import annotations
 
@@ -46,7 +49,10 @@ def reader_of(
     convert: Callable[[RowType, str, str], Record],
     top_level: str | None = None,
 ) -> Reader:
-    """A reader that makes one record of each row; ``convert`` is given (row, record id, source name)."""
+    """A reader that makes one record of each row.
+
+    ``convert`` is given (row, record id, source name).
+    """
 
     def read(rows: Rows, name: str) -> Iterator[Read]:
         for line, value in rows:

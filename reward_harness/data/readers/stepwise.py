@@ -1,6 +1,7 @@
-"""Readers of solutions whose steps are labelled: PRM800K (original and decoded rows), BIG-Bench-Mistake.
+"""Readers of solutions with labelled steps: PRM800K (original and decoded), BIG-Bench-Mistake.
 
-PRM800K: arXiv 2305.20050. BIG-Bench-Mistake: arXiv 2311.08516. Labels: 1 right, 0 neutral, -1 wrong.
+PRM800K: arXiv 2305.20050. BIG-Bench-Mistake: arXiv 2311.08516. Labels: 1 right, 0 neutral, -1
+wrong.
 """
 
 from __future__ import annotations
@@ -25,7 +26,11 @@ class DecodedRow(Row):
 def decoded_example(row: DecodedRow, example_id: str, source: str) -> StepwiseExample:
     """The row as it is."""
     return StepwiseExample(
-        example_id=example_id, prompt=user(row.problem), steps=row.steps, labels=row.labels, source=source
+        example_id=example_id,
+        prompt=user(row.problem),
+        steps=row.steps,
+        labels=row.labels,
+        source=source,
     )
 
 
@@ -66,9 +71,9 @@ class PRM800KRow(Row):
 def prm800k_example(row: PRM800KRow, example_id: str, source: str) -> StepwiseExample:
     """The path the labeller took.
 
-    A step is the chosen proposal, else the one that the labeller wrote, which counts as right. A step with neither ends the
-    path with its first rated proposal: there the solution went wrong or was given up. Proposals beside the path are not
-    part of it.
+    A step is the chosen proposal, else the one that the labeller wrote, which counts as right. A
+    step with neither ends the path with its first rated proposal: there the solution went wrong or
+    was given up. Proposals beside the path are not part of it.
     """
     steps: list[str] = []
     labels: list[Label] = []
@@ -83,7 +88,11 @@ def prm800k_example(row: PRM800KRow, example_id: str, source: str) -> StepwiseEx
     if not steps:
         raise DataError("no step of the solution is rated", expected="a rating of 1, 0 or -1")
     return StepwiseExample(
-        example_id=example_id, prompt=user(row.question.problem), steps=steps, labels=labels, source=source
+        example_id=example_id,
+        prompt=user(row.question.problem),
+        steps=steps,
+        labels=labels,
+        source=source,
     )
 
 
@@ -115,7 +124,9 @@ def mistake_example(row: MistakeRow, example_id: str, source: str) -> StepwiseEx
     """Steps up to the first mistake: nobody labelled what follows it. ``source`` is the task."""
     if row.mistake_index is not None and not 0 <= row.mistake_index < len(row.steps):
         raise DataError(
-            "mistake_index names no step", got=row.mistake_index, expected=f"0 to {len(row.steps) - 1}"
+            "mistake_index names no step",
+            got=row.mistake_index,
+            expected=f"0 to {len(row.steps) - 1}",
         )
     kept = row.steps if row.mistake_index is None else row.steps[: row.mistake_index + 1]
     labels: list[Label] = [1] * len(kept)

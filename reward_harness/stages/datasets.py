@@ -1,0 +1,117 @@
+"""Dataset stages: the records of a source, as the type the stage needs, split by prompt.
+
+Each stage writes ``train.jsonl``, ``validation.jsonl``, ``test.jsonl`` (canonical records),
+``left_out.jsonl`` (line and reason of every row that was left out), ``stats.json``, ``summary.md``
+and ``plot.png``. Where the source was found (mirror, path, hub) is noted in the manifest but
+changes nothing: equal records make an equal artifact.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from reward_harness.data import sources
+from reward_harness.data.describe import DatasetStats, describe, metrics_of, summary_of, texts_of
+from reward_harness.data.files import write_lines, write_records
+from reward_harness.data.pictures import plot_lengths
+from reward_harness.data.records import (
+    PreferencePair,
+    RankedPrompt,
+    Record,
+    RLPrompt,
+    SFTExample,
+    StepwiseExample,
+)
+from reward_harness.data.splits import SPLITS, Split, first_prompts, split_records
+from reward_harness.errors import DataError
+from reward_harness.hashing import canonical_json
+from reward_harness.manifest import Outcome
+from reward_harness.progress import Progress
+from reward_harness.sections import SourceUse
+from reward_harness.stages.make import StageRun
+
+
+def preference_pairs(run: StageRun, folder: Path) -> Outcome:
+    """Two responses to one prompt, the first preferred."""
+    return _build(run, folder, run.experiment.dataset.preferences, PreferencePair)
+
+
+def ranked_prompts(run: StageRun, folder: Path) -> Outcome:
+    """Prompts with several ranked candidates."""
+    return _build(run, folder, run.experiment.dataset.ranked, RankedPrompt)
+
+
+def sft_examples(run: StageRun, folder: Path) -> Outcome:
+    """Prompts with the response to imitate."""
+    return _build(run, folder, run.experiment.dataset.sft, SFTExample)
+
+
+def rl_prompts(run: StageRun, folder: Path) -> Outcome:
+    """Prompts to roll out on."""
+    return _build(run, folder, run.experiment.dataset.rl_prompts, RLPrompt)
+
+
+def reasoning_steps(run: StageRun, folder: Path) -> Outcome:
+    """Solutions in labelled steps."""
+    return _build(run, folder, run.experiment.dataset.reasoning, StepwiseExample)
+
+
+def _build(
+    run: StageRun, folder: Path, use: SourceUse | None, record_type: type[Record]
+) -> Outcome:
+    if use is None:
+        raise DataError(
+            f"the experiment names no source for {run.stage.name}",
+            where=f"experiment {run.experiment.key!r}, section dataset",
+            fix="Name a source there, or leave this stage out; see docs/experiments.md.",
+        )
+    run.services.progress(Progress(run.stage.name, 0, 2, f"reading {use.source}"))
+    resolved = sources.resolve(run.workspace, use.source, record_type, pairs=use.pairs)
+    _refuse_evaluation_only(run, resolved.spec)
+    seed = run.experiment.seed
+    splits = split_records(
+        first_prompts(resolved.records, use.limit, seed), seed, run.experiment.dataset.split
+    )
+    run.services.progress(Progress(run.stage.name, 1, 2, "measuring"))
+    stats = describe(
+        splits,
+        source=use.source,
+        licence=resolved.spec.licence,
+        records_sha256=resolved.sha256,
+        left_out=len(resolved.left_out),
+        seed=seed,
+    )
+    _write(folder, splits, resolved.left_out, stats)
+    run.services.progress(
+        Progress(run.stage.name, 2, 2, f"{stats.splits['train'].records} records to train on")
+    )
+    return Outcome(
+        metrics=metrics_of(stats), notes={"source": use.source, "found": resolved.origin}
+    )
+
+
+def _refuse_evaluation_only(run: StageRun, spec: sources.SourceSpec) -> None:
+    if spec.evaluation_only:
+        raise DataError(
+            f"source {spec.name!r} ({spec.licence}) is for evaluation, not for a dataset stage",
+            where=f"experiment {run.experiment.key!r}, section dataset",
+            expected="a source without `evaluation_only`",
+            fix="Name another source.",
+        )
+
+
+def _write(
+    folder: Path,
+    splits: Mapping[Split, Sequence[Record]],
+    left_out: Sequence[sources.LeftOut],
+    stats: DatasetStats,
+) -> None:
+    for name in SPLITS:
+        write_records(folder / f"{name}.jsonl", splits[name])
+    lines = (canonical_json({"line": row.line, "reason": row.reason}) + b"\n" for row in left_out)
+    write_lines(folder / "left_out.jsonl", lines)
+    (folder / "stats.json").write_bytes(canonical_json(stats.model_dump(mode="json")))
+    (folder / "summary.md").write_text(summary_of(stats), encoding="utf-8")
+    texts = texts_of([record for name in SPLITS for record in splits[name]])
+    plot_lengths(texts, f"{stats.record} · {stats.source}", folder / "plot.png")
