@@ -1,0 +1,51 @@
+"""Which backend a search uses, and the endpoint it talks to: cheap decisions, no connection made.
+
+``openai``: any OpenAI-compatible endpoint; ``heuristic``: no model at all; ``local``: a language
+model in this process. ``auto`` is openai where the key's environment variable is set, else
+heuristic. ``LLM_BASE_URL`` and ``LLM_MODEL`` override the endpoint of the spec.
+"""
+
+from __future__ import annotations
+
+import os
+from typing import Literal
+
+from reward_harness.errors import LLMError
+from reward_harness.sections import Endpoint, SearchConfig
+
+Backend = Literal["openai", "local", "heuristic"]
+
+
+def resolve_backend(search: SearchConfig) -> Backend:
+    """The backend that this search would use now."""
+    if search.backend != "auto":
+        return search.backend
+    return "openai" if os.environ.get(search.endpoint.api_key_env) else "heuristic"
+
+
+def backend_identity(search: SearchConfig) -> str:
+    """What of the backend decides results: its kind and, with an endpoint, the resolved models."""
+    backend = resolve_backend(search)
+    if backend != "openai":
+        return backend
+    endpoint = resolve_endpoint(search.endpoint)
+    roles = [f"{role}={model}" for role, model in sorted(endpoint.role_models.items())]
+    return ":".join([backend, endpoint.model, *roles])
+
+
+def resolve_endpoint(endpoint: Endpoint) -> Endpoint:
+    """The endpoint with what the environment overrides."""
+    named = {"base_url": os.environ.get("LLM_BASE_URL"), "model": os.environ.get("LLM_MODEL")}
+    return endpoint.model_copy(update={name: value for name, value in named.items() if value})
+
+
+def read_key(endpoint: Endpoint) -> str:
+    """The API key; ``LLMError`` naming the variable, never a value, where it is not set."""
+    key = os.environ.get(endpoint.api_key_env, "").strip()
+    if not key:
+        raise LLMError(
+            "no API key",
+            where=f"environment variable {endpoint.api_key_env}",
+            fix=f"Set {endpoint.api_key_env}, or choose backend: heuristic.",
+        )
+    return key

@@ -1,0 +1,111 @@
+"""The verdict store: every answer that was paid for, kept by content, shared by processes.
+
+SQLite in WAL mode. An answer is committed the moment it arrives (no batching: a commit without
+fsync costs some tens of microseconds), so a killed process loses only requests that were still
+unanswered. The first answer to a question stays: ``put`` returns what the store now holds.
+"""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+import threading
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from reward_harness.errors import LLMError
+from reward_harness.hashing import digest_json
+
+STORE_NAME = "verdicts.sqlite"
+BUSY_TIMEOUT_S = 30.0
+BATCH = 500
+
+_SCHEMA = """
+CREATE TABLE IF NOT EXISTS verdicts (
+    key TEXT PRIMARY KEY, role TEXT NOT NULL, model TEXT NOT NULL, value TEXT NOT NULL,
+    created REAL NOT NULL
+) WITHOUT ROWID
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Asker:
+    """Who is asked and how: what every key of one role has in common."""
+
+    role: str
+    model: str
+    template: str
+    sampling: str
+
+    def key(self, *parts: object) -> str:
+        """The key of one question to this asker."""
+        return digest_json([self.role, self.model, self.template, self.sampling, *parts])
+
+
+class VerdictStore:
+    """Answers by key; safe for several threads and processes."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._lock = threading.Lock()
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            self._db = sqlite3.connect(
+                path, timeout=BUSY_TIMEOUT_S, isolation_level=None, check_same_thread=False
+            )
+            self._db.execute("PRAGMA journal_mode=WAL")
+            self._db.execute("PRAGMA synchronous=NORMAL")
+            self._db.execute(_SCHEMA)
+        except (sqlite3.Error, OSError) as error:
+            raise _unusable(path, error) from error
+
+    def get_many(self, keys: Sequence[str]) -> dict[str, Any]:
+        """The known answers among ``keys``."""
+        found: dict[str, Any] = {}
+        with self._lock:
+            for start in range(0, len(keys), BATCH):
+                part = keys[start : start + BATCH]
+                marks = ",".join("?" * len(part))
+                rows = self._db.execute(
+                    f"SELECT key, value FROM verdicts WHERE key IN ({marks})", part
+                )
+                found.update((key, json.loads(value)) for key, value in rows)
+        return found
+
+    def put(self, asker: Asker, answers: Mapping[str, Any]) -> dict[str, Any]:
+        """Keep ``answers`` in one transaction; returns what is stored, the first answer winning."""
+        now = time.time()
+        rows = [(k, asker.role, asker.model, json.dumps(v), now) for k, v in answers.items()]
+        try:
+            with self._lock:
+                self._db.execute("BEGIN IMMEDIATE")
+                try:
+                    self._db.executemany("INSERT OR IGNORE INTO verdicts VALUES (?,?,?,?,?)", rows)
+                finally:
+                    self._db.execute("COMMIT")
+        except sqlite3.Error as error:
+            raise _unusable(self.path, error) from error
+        return self.get_many(list(answers))
+
+    def counts(self) -> dict[str, int]:
+        """Number of verdicts by role."""
+        with self._lock:
+            rows = self._db.execute("SELECT role, COUNT(*) FROM verdicts GROUP BY role")
+            return {str(role): int(n) for role, n in rows}
+
+    def close(self) -> None:
+        """Close the connection; what was put is safe without it."""
+        with self._lock:
+            self._db.close()
+
+
+def _unusable(path: Path, error: Exception) -> LLMError:
+    return LLMError(
+        "the verdict store cannot be used",
+        where=str(path),
+        got=str(error),
+        fix="Check that its disk is writable and not full; what was stored before is kept.",
+    )
