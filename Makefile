@@ -26,8 +26,7 @@ demo: setup ## run the experiment `tour` through the whole graph (about ten minu
 	$(BIN)/harness experiment run tour
 
 ui: setup ## open Dagster on http://127.0.0.1:3000 with daemon and all experiments
-	$(BIN)/python -m harness_jobs.launch --register
-	$(BIN)/dg dev --workspace workspace.yaml --host 127.0.0.1 --port 3000
+	$(BIN)/harness ui
 
 test: setup ## run all tests but those that drive a browser
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(TEST_PROCESSES) --dist loadgroup -m "not ui" tests

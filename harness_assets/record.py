@@ -10,6 +10,7 @@ import dagster as dg
 
 from reward_harness.manifest import Gate, Manifest, Metric
 from reward_harness.store import Artifact
+from reward_harness.workspace import reports_url
 
 INLINE_IMAGE_BYTES = 200_000
 METRIC_SCHEMA = dg.TableSchema(
@@ -51,8 +52,10 @@ def _metadata(artifact: Artifact, reused: bool) -> dict[str, Any]:
         metadata["metrics"] = dg.MetadataValue.table(_metric_rows(manifest), schema=METRIC_SCHEMA)
     if (summary := _summary(artifact)) is not None:
         metadata["summary"] = dg.MetadataValue.md(summary)
-    if (report := artifact.path / "report.html").is_file():
-        metadata["report"] = dg.MetadataValue.url(report.resolve().as_uri())
+    if (artifact.path / "report.html").is_file():
+        metadata["report"] = dg.MetadataValue.url(
+            f"{reports_url()}/{manifest.artifact_id}/report.html"
+        )
     return metadata
 
 

@@ -18,6 +18,7 @@ from harness_jobs.definitions import job_named
 from harness_jobs.display import RunDisplay
 from harness_jobs.registry import (
     add_partition,
+    read_experiments,
     recorded_version,
     sections_changed,
     shared_input_observations,
@@ -30,6 +31,8 @@ from reward_harness.store import ArtifactStore
 from reward_harness.workspace import Workspace
 
 LAUNCH_TAG = "harness/launch"
+QUIET_CONSOLE = {"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}}
+"""The display shows the run's events itself."""
 
 
 def select_stages(spec: ExperimentSpec, named: Sequence[str]) -> list[str]:
@@ -101,12 +104,28 @@ def _execute(
             instance=instance,
             tags={"dagster/partition": spec.key, LAUNCH_TAG: tag},
             asset_selection=keys,
+            run_config=QUIET_CONSOLE,
         )
     finally:
         done.set()
         follower.join()
     display.finished(result.success)
     return 0 if result.success else 1
+
+
+def register_all() -> int:
+    """Make every active experiment file a partition, so that the UI shows it at once."""
+    workspace = Workspace.discover()
+    found = read_experiments(workspace)
+    for problem in found.problems:
+        sys.stderr.write(f"warning: {problem}\n")
+    with dg.DagsterInstance.get() as instance:
+        for spec in found.specs:
+            if spec.status == "active":
+                add_partition(instance, spec.key)
+        for observation in shared_input_observations(instance, workspace):
+            instance.report_runless_asset_event(observation)
+    return 0
 
 
 def reconstruct_job(name: str) -> dg.JobDefinition:
@@ -117,12 +136,17 @@ def reconstruct_job(name: str) -> dg.JobDefinition:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Parse arguments, run, and turn a known error into one line on stderr."""
     parser = argparse.ArgumentParser(prog="python -m harness_jobs.launch", description=__doc__)
-    parser.add_argument("key", help="experiment: a file data/experiments/<key>.yaml")
+    parser.add_argument("key", nargs="?", help="experiment: a file data/experiments/<key>.yaml")
+    parser.add_argument("--register", action="store_true", help="only register all experiments")
     parser.add_argument(
         "--stages", default="", help="comma-separated stages; default: all that are not fresh"
     )
     parsed = parser.parse_args(arguments)
+    if parsed.key is None and not parsed.register:
+        parser.error("name an experiment, or use --register")
     try:
+        if parsed.register:
+            return register_all()
         return launch(parsed.key, [name for name in parsed.stages.split(",") if name])
     except HarnessError as error:
         sys.stderr.write(f"error: {error}\n")

@@ -77,3 +77,8 @@ class Workspace:
     @property
     def prompts(self) -> Path:
         return self.root / "prompts"
+
+
+def reports_url() -> str:
+    """Base URL of the report server that ``harness ui`` runs; materializations link to it."""
+    return os.environ.get("HARNESS_REPORTS_URL", "http://127.0.0.1:3001").rstrip("/")

@@ -6,7 +6,7 @@ import sys
 
 import typer
 
-from reward_harness.cli import artifacts, doctor, experiment, serving
+from reward_harness.cli import artifacts, doctor, experiment, serving, ui
 from reward_harness.errors import HarnessError
 
 app = typer.Typer(
@@ -20,9 +20,9 @@ app.add_typer(artifacts.lineage, name="lineage")
 app.command("stage")(artifacts.stage)
 app.command("reproduce")(artifacts.reproduce)
 app.command("doctor")(doctor.doctor)
+app.command("ui")(ui.ui)
 app.command("deploy")(serving.deploy)
 app.command("rollback")(serving.rollback)
-app.command("serve")(serving.serve)
 
 
 def main() -> None:

@@ -1,0 +1,100 @@
+"""Running experiments through the real graph in a private project, and asking Dagster what is stale."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import dagster as dg
+import pytest
+import yaml
+from dagster._core.definitions.data_version import CachingStaleStatusResolver, StaleStatus
+
+from harness_assets.graph import SECTION_KEYS, stage_key
+from harness_jobs.definitions import defs
+from reward_harness.stages.table import STAGES
+from reward_harness.workspace import Workspace
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+LAUNCH_TIMEOUT_S = 420
+
+
+def launch_process(
+    workspace: Workspace, key: str, stages: Sequence[str] = (), **environment: str
+) -> subprocess.Popen[str]:
+    """``harness experiment run`` in a process group of its own; output is merged and captured."""
+    argv = [sys.executable, "-m", "reward_harness.cli", "experiment", "run", key]
+    argv += ["--stages", ",".join(stages)] if stages else []
+    roots = {"HARNESS_ROOT": str(workspace.root), "DAGSTER_HOME": str(workspace.dagster_home)}
+    return subprocess.Popen(
+        argv,
+        cwd=REPOSITORY,
+        env=os.environ | roots | {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"} | environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        start_new_session=True,
+    )
+
+
+@pytest.fixture
+def launch(workspace: Workspace) -> Callable[..., str]:
+    """Run an experiment and return what was printed; the exit code must be the expected one."""
+
+    def run(key: str, stages: Sequence[str] = (), code: int = 0, **environment: str) -> str:
+        with launch_process(workspace, key, stages, **environment) as process:
+            output, _ = process.communicate(timeout=LAUNCH_TIMEOUT_S)
+        assert process.returncode == code, output[-4000:]
+        return output
+
+    return run
+
+
+@pytest.fixture
+def edit(workspace: Workspace) -> Callable[[str, Callable[[dict], None]], None]:
+    """Change an experiment's YAML file through a function on its content."""
+
+    def change(key: str, function: Callable[[dict], None]) -> None:
+        path = workspace.experiments / f"{key}.yaml"
+        content = yaml.safe_load(path.read_text())
+        function(content)
+        path.write_text(yaml.safe_dump(content))
+
+    return change
+
+
+def instance_of(workspace: Workspace) -> dg.DagsterInstance:
+    return dg.DagsterInstance.from_config(str(workspace.dagster_home))
+
+
+def stale_stages(workspace: Workspace, key: str) -> set[str]:
+    """Names of the stages (and ``leaderboard``) that Dagster itself calls stale or missing."""
+    names = [*STAGES, "leaderboard"]
+    with instance_of(workspace) as instance:
+        resolver = CachingStaleStatusResolver(instance, defs().resolve_asset_graph())
+        found: set[str] = set()
+        for name in names:
+            asset = dg.AssetKey(["evaluations", name]) if name == "leaderboard" else stage_key(name)
+            partition = None if name == "leaderboard" else key
+            if resolver.get_status(asset, partition) != StaleStatus.FRESH:
+                found.add(name)
+    return found
+
+
+def materializations(workspace: Workspace, key: str) -> dict[str, int]:
+    """How often each stage's partition was materialized."""
+    with instance_of(workspace) as instance:
+        return {
+            name: len(
+                instance.fetch_materializations(
+                    dg.AssetRecordsFilter(asset_key=stage_key(name), asset_partitions=[key]), limit=100
+                ).records
+            )
+            for name in STAGES
+        }
+
+
+__all__ = ["SECTION_KEYS", "instance_of", "launch_process", "materializations", "stale_stages"]
