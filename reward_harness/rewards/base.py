@@ -61,6 +61,9 @@ class Failed:
 ScoreResult = Scored | Abstained | Failed
 
 
+Pace = Literal["instant", "batched", "waiting"]
+
+
 @dataclass(frozen=True, slots=True)
 class Item:
     """One conversation to score; ``prompt_id`` where the caller knows which prompt it answers."""
@@ -133,12 +136,14 @@ class BaseRM(ABC):
     Attributes:
         artifact_id: name of the artifact this reward was loaded from.
         digest: the artifact's digest; what a served reward is recognised by.
-        batched: whether scoring many conversations at once is cheaper than one by one.
+        pace: what a server does with it: ``instant`` is computed on the spot, ``batched`` is
+        cheaper
+            for many at once, ``waiting`` mostly waits for somebody else.
     """
 
     artifact_id: str | None = None
     digest: str | None = None
-    batched: bool = False
+    pace: Pace = "waiting"
 
     @abstractmethod
     def score_batch_results(
@@ -187,7 +192,7 @@ class BaseRM(ABC):
 
     async def ascore(self, messages: Any, return_details: bool = False) -> Any:
         """``score`` off the event loop; subclasses that wait for a network do better."""
-        return await asyncio.to_thread(self.score, messages, return_details)
+        return await asyncio.to_thread(cast("Any", self.score), messages, return_details)
 
     def require(self, result: ScoreResult) -> Scored:
         """``result`` if there is a score; ``ScoringError`` with the reason otherwise."""

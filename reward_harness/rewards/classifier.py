@@ -34,7 +34,7 @@ class ClassifierRM(BaseRM):
     Calls from several threads take turns, so that a batch keeps all cores.
     """
 
-    batched = True
+    pace = "batched"
 
     def __init__(self, model: RewardModel, normalization: Normalization | None = None) -> None:
         self.model = model
@@ -48,7 +48,7 @@ class ClassifierRM(BaseRM):
         """Read a ``model/`` folder as ``bt_reward_model`` publishes it."""
         from reward_harness.models.reward_head import RewardModel
 
-        return cls(RewardModel.load(folder, device), normalization)
+        return cls(RewardModel.load(folder, device=device), normalization)
 
     def score_batch_results(
         self, batch: Sequence[Conversation], batch_size: int = 32, progress: bool = False

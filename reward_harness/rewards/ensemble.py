@@ -18,10 +18,13 @@ from reward_harness.rewards.base import (
     Conversation,
     Failed,
     Item,
+    Pace,
     Scored,
     ScoreResult,
     reason_of,
 )
+
+SLOWEST_FIRST: tuple[Pace, ...] = ("waiting", "batched", "instant")
 
 
 class EnsembleRM(BaseRM):
@@ -40,7 +43,7 @@ class EnsembleRM(BaseRM):
             )
         self.members = tuple(members)
         self.penalty = penalty
-        self.batched = any(member.batched for member, _ in members)
+        self.pace = next(pace for pace in SLOWEST_FIRST if pace in {rm.pace for rm, _ in members})
 
     def score_batch_results(
         self, batch: Sequence[Conversation], batch_size: int = 32, progress: bool = False

@@ -40,6 +40,8 @@ RULES: dict[str, Rule] = {"binary": binary, "continuous": continuous}
 class ProgrammaticRM(BaseRM):
     """A rule over the response's text."""
 
+    pace = "instant"
+
     def __init__(self, rule: Literal["binary", "continuous"] | Rule = "continuous") -> None:
         self.rule = RULES[rule] if isinstance(rule, str) else rule
 

@@ -8,7 +8,6 @@ the response's text only.
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
@@ -55,7 +54,7 @@ class RubricRM(BaseRM):
         self.rubrics = dict(rubrics)
         self.grader = grader
         self.prompt_ids = dict(prompt_ids or {})
-        self.batched = grader is not None
+        self.pace = "instant" if grader is None else "waiting"
 
     def score_batch_results(
         self, batch: Sequence[Conversation], batch_size: int = 32, progress: bool = False
@@ -83,7 +82,7 @@ class RubricRM(BaseRM):
     async def ascore(self, messages: Any, return_details: bool = False) -> Any:
         """``score`` on the running event loop for one conversation; a list goes to a thread."""
         if not messages or not isinstance(messages[0], Mapping):
-            return await asyncio.to_thread(self.score, messages, return_details)
+            return await super().ascore(messages, return_details)
         chosen = invalid(messages) or self._rubric_id(Item(messages))
         if isinstance(chosen, Failed):
             result: ScoreResult = chosen

@@ -12,6 +12,7 @@ from pydantic import ValidationError
 
 from reward_harness.errors import ArtifactError
 from reward_harness.hashing import digest_file
+from reward_harness.llm.backends import resolve_backend, resolve_endpoint
 from reward_harness.rewards.rubric import SHARED
 from reward_harness.rm.artifact import (
     ClassifierRuntime,
@@ -23,7 +24,6 @@ from reward_harness.rm.artifact import (
 )
 from reward_harness.rubrics.types import Rubric
 from reward_harness.spec import ExperimentSpec
-from reward_harness.workspace import Workspace
 
 REWARD_MODEL_NAME = "reward_model.json"
 
@@ -59,13 +59,14 @@ def rubric_artifact(
     )
 
 
-def rubric_runtime(spec: ExperimentSpec, backend: str, workspace: Workspace) -> RubricRuntime:
+def rubric_runtime(spec: ExperimentSpec) -> RubricRuntime:
     """What grading with this experiment's search settings depends on."""
     search = spec.search
+    backend = resolve_backend(search)
     return RubricRuntime(
         backend=backend,
         locale=search.locale,
-        endpoint=search.endpoint if backend == "openai" else None,
+        endpoint=resolve_endpoint(search.endpoint) if backend == "openai" else None,
         votes=search.votes,
         seed=spec.seed,
     )

@@ -26,7 +26,7 @@ from reward_harness.rm.artifact import (
     write_artifact,
 )
 from reward_harness.rm.attacks import read_attacks
-from reward_harness.rm.deploy import Deployments
+from reward_harness.rm.deployments import Deployments
 from reward_harness.rm.gate_summary import plot_scores, summary_markdown
 from reward_harness.rm.gates import agreement_of, as_ranked, run_gates, sample, score_genuine
 from reward_harness.rm.package import (
@@ -107,8 +107,7 @@ def _device(run: StageRun) -> str:
 
 def _packaged_rubric(run: StageRun) -> RMArtifact:
     rubrics = read_rubrics(run.input("best_rubric").file("rubric.json"))
-    backend = str(run.recipe.extra["backend"])
-    runtime = rubric_runtime(run.experiment, backend, run.workspace)
+    runtime = rubric_runtime(run.experiment)
     prompt_ids: dict[str, str] = {}
     if set(rubrics) != {SHARED}:
         prompts = [prompt for split in SPLITS for prompt in _ranked(run, split)]

@@ -1,0 +1,64 @@
+"""Serve a reward-model artifact, or whatever a deployment target's pointer names.
+
+python -m reward_harness.rm.server --artifact data/runs/tour/rm_artifact/<digest> --port 8100
+python -m reward_harness.rm.server --target dev
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+
+from reward_harness.errors import SpecError
+from reward_harness.rm.commands import run_command
+from reward_harness.workspace import Workspace
+
+
+def serve(
+    artifact: Annotated[Path | None, typer.Option(help="serve this folder or .json")] = None,
+    target: Annotated[
+        Literal["dev", "staging", "prod"] | None, typer.Option(help="follow this target's pointer")
+    ] = None,
+    host: Annotated[str, typer.Option()] = "127.0.0.1",
+    port: Annotated[int, typer.Option(help="0 chooses a free one")] = 8100,
+    device: Annotated[str, typer.Option(help="where a classifier computes")] = "cpu",
+    request_log_path: Annotated[Path | None, typer.Option(help="JSONL audit log")] = None,
+    api_key_env: Annotated[
+        str | None, typer.Option(help="variable with the judge's key; default: the artifact's")
+    ] = None,
+    server_key_env: Annotated[
+        str, typer.Option(help="variable with the key that clients must send")
+    ] = "HARNESS_SERVER_KEY",
+    insecure: Annotated[
+        bool, typer.Option(help="listen beyond this machine although no key is set")
+    ] = False,
+    ready_file: Annotated[Path | None, typer.Option(help="written once it answers")] = None,
+    die_with_stdin: Annotated[
+        bool, typer.Option(help="stop when standard input ends: when the starter is gone")
+    ] = False,
+) -> None:
+    """Start the scoring server; SIGTERM finishes what is in flight and stops it."""
+    from reward_harness.rm.deployments import Deployments
+    from reward_harness.serving.run import Listen, run_server
+    from reward_harness.serving.settings import ServerSettings, require_safe_bind
+    from reward_harness.serving.source import Source
+
+    if (artifact is None) == (target is None):
+        raise SpecError("what to serve?", expected="either --artifact or --target")
+    key = os.environ.get(server_key_env) or None
+    require_safe_bind(host, key, server_key_env, insecure)
+    deployments = Deployments(Workspace.discover(), target) if target else None
+    source = Source(artifact, deployments, device, api_key_env)
+    run_server(
+        source,
+        ServerSettings(key=key, audit_log=request_log_path),
+        Listen(host, port, ready_file, die_with_stdin),
+        registry=deployments.folder / "server.json" if deployments else None,
+    )
+
+
+if __name__ == "__main__":
+    run_command(serve)

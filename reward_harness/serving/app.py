@@ -1,0 +1,268 @@
+"""The scoring server's routes: native protocol, health, version, metrics.
+
+    GET  /healthz      open to all: is it up, and what does it serve
+    GET  /version      the digest by which a deployment is recognised
+    GET  /metrics      Prometheus
+    GET  /v1/models    the artifact as an OpenAI-style model
+    POST /score        one response; no score is an HTTP error, never a number
+    POST /batch_score  many; each result is {index, ok: true, …} or {index, ok: false, error_code,
+    error_message}
+
+``create_app`` gives a FastAPI application; ``python -m reward_harness.rm.server`` runs it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import orjson
+from fastapi import APIRouter, FastAPI, Request, Response
+from fastapi.exceptions import RequestValidationError
+from pydantic import ValidationError
+from starlette.exceptions import HTTPException
+
+from reward_harness.rewards.base import Scored, ScoreResult
+from reward_harness.rm.artifact import RM_API_VERSION
+from reward_harness.serving import telemetry
+from reward_harness.serving.audit import AuditLog
+from reward_harness.serving.front import Front, Trace
+from reward_harness.serving.settings import ServerSettings
+from reward_harness.serving.source import Served, Source
+from reward_harness.serving.wire import (
+    INVALID_ITEM,
+    TEXT_TOO_LONG,
+    BatchBody,
+    ScoreBody,
+    ScoreReply,
+    ServerError,
+    error_body,
+    error_of,
+)
+
+router = APIRouter()
+
+
+@dataclass(frozen=True, slots=True)
+class Context:
+    """What the routes share."""
+
+    source: Source
+    settings: ServerSettings
+    telemetry: telemetry.Telemetry
+
+
+def create_app(source: Source, settings: ServerSettings | None = None) -> FastAPI:
+    """The application; it follows ``source`` while it runs and finishes what is in flight at the
+    end.
+    """
+    settings = settings or ServerSettings()
+    context = Context(source, settings, telemetry.Telemetry())
+    audit = AuditLog(settings.audit_log)
+
+    @asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncGenerator[None]:
+        source.start()
+        yield
+        await source.stop()
+        audit.close()
+
+    app = FastAPI(title="Reward Harness", lifespan=lifespan, docs_url=None, redoc_url=None)
+    app.state.context = context
+    app.include_router(router)
+    app.add_exception_handler(ServerError, _told)
+    app.add_exception_handler(RequestValidationError, _told)
+    app.add_exception_handler(HTTPException, _told)
+    app.add_exception_handler(Exception, _told)
+    paths = frozenset(getattr(route, "path", "") for route in router.routes)
+    app.add_middleware(
+        Front, settings=settings, telemetry=context.telemetry, audit=audit, routes=paths
+    )
+    return app
+
+
+@router.get("/healthz")
+async def healthz(request: Request) -> Response:
+    """Whether the server is up, and what it serves."""
+    artifact = _context(request).source.current.artifact
+    return _json(
+        {
+            "status": "ok",
+            "artifact_id": artifact.artifact_id,
+            "source_session_id": artifact.source_session_id,
+            "schema_version": artifact.schema_version,
+            "rm_api_version": RM_API_VERSION,
+        }
+    )
+
+
+@router.get("/version")
+async def version(request: Request) -> Response:
+    """The digest of the artifact in force."""
+    served = _context(request).source.current
+    return _json(
+        {
+            "digest": served.digest,
+            "artifact_id": served.artifact.artifact_id,
+            "kind": served.artifact.kind,
+            "deploy_id": served.deploy_id,
+            "schema_version": served.artifact.schema_version,
+            "rm_api_version": RM_API_VERSION,
+        }
+    )
+
+
+@router.get("/v1/models")
+async def models(request: Request) -> Response:
+    """The artifact in the form of an OpenAI model list."""
+    name = _context(request).source.current.artifact.artifact_id
+    model = {"id": name, "object": "model", "created": 0, "owned_by": "reward-harness"}
+    return _json({"object": "list", "data": [model]})
+
+
+@router.get("/metrics")
+async def metrics(request: Request) -> Response:
+    """Prometheus exposition."""
+    return Response(_context(request).telemetry.render(), media_type=telemetry.CONTENT_TYPE)
+
+
+@router.post("/score")
+async def score(body: ScoreBody, request: Request) -> Response:
+    """Score one response."""
+    context, trace = _context(request), _trace(request)
+    trace.prompt_id = body.prompt_id
+    if body.chars > context.settings.limits.text_chars:
+        raise _too_long(context)
+    with context.source.lease() as served:
+        trace.artifact_id = served.artifact.artifact_id
+        result = (await served.scorer.score([body.item()]))[0]
+        _count(context, result)
+        if not isinstance(result, Scored):
+            raise error_of(result)
+        reply = _reply(served, body, result)
+    return _json(
+        {
+            "request_id": trace.request_id,
+            **reply.model_dump(),
+            "latency_ms": trace.latency_ms,
+        }
+    )
+
+
+@router.post("/batch_score")
+async def batch_score(body: BatchBody, request: Request) -> Response:
+    """Score many responses; a bad item fails alone."""
+    context, trace = _context(request), _trace(request)
+    limit = context.settings.limits.batch_items
+    if len(body.items) > limit:
+        raise ServerError(413, "batch_too_large", f"a batch has at most {limit} items")
+    parsed = [_parsed(context, item) for item in body.items]
+    good = [item for item in parsed if isinstance(item, ScoreBody)]
+    with context.source.lease() as served:
+        trace.artifact_id = served.artifact.artifact_id
+        scored = iter(await served.scorer.score([item.item() for item in good]) if good else [])
+        results = [
+            _entry(context, index, item, served, scored) for index, item in enumerate(parsed)
+        ]
+        return _json(
+            {
+                "request_id": trace.request_id,
+                "artifact_id": served.artifact.artifact_id,
+                "digest": served.digest,
+                "results": results,
+                "latency_ms": trace.latency_ms,
+            }
+        )
+
+
+def _parsed(context: Context, item: Any) -> ScoreBody | ServerError:
+    try:
+        body = ScoreBody.model_validate(item)
+    except ValidationError as error:
+        return ServerError(422, INVALID_ITEM, _first_problem(error.errors()))
+    return _too_long(context) if body.chars > context.settings.limits.text_chars else body
+
+
+def _entry(
+    context: Context,
+    index: int,
+    item: ScoreBody | ServerError,
+    served: Served,
+    scored: Any,
+) -> dict[str, Any]:
+    if isinstance(item, ServerError):
+        return _failed_entry(index, item)
+    result: ScoreResult = next(scored)
+    _count(context, result)
+    if not isinstance(result, Scored):
+        return _failed_entry(index, error_of(result))
+    return {"index": index, "ok": True, **_reply(served, item, result).model_dump()}
+
+
+def _failed_entry(index: int, error: ServerError) -> dict[str, Any]:
+    return {
+        "index": index,
+        "ok": False,
+        "error_code": error.code,
+        "error_message": error.message,
+        "retriable": error.status == 503,
+    }
+
+
+def _reply(served: Served, body: ScoreBody, result: Scored) -> ScoreReply:
+    details = result.details
+    grades = details.get("criteria", {})
+    return ScoreReply(
+        artifact_id=served.artifact.artifact_id,
+        prompt_id=body.prompt_id,
+        candidate_id=body.candidate.candidate_id,
+        score=result.value,
+        majority_grades=grades,
+        vote_scores=details.get("vote_scores", [result.value]),
+        per_vote_grades=details.get("per_vote_grades", [grades] if grades else []),
+        variance=details.get("variance", 0.0),
+    )
+
+
+def _count(context: Context, result: ScoreResult) -> None:
+    label = "scored" if isinstance(result, Scored) else error_of(result).code
+    context.telemetry.items.labels(label).inc()
+
+
+def _too_long(context: Context) -> ServerError:
+    limit = context.settings.limits.text_chars
+    return ServerError(413, TEXT_TOO_LONG, f"prompt and response have more than {limit} characters")
+
+
+def _context(request: Request) -> Context:
+    return request.app.state.context
+
+
+def _trace(request: Request) -> Trace:
+    return request.state.trace
+
+
+async def _told(request: Request, error: Exception) -> Response:
+    """Any error as JSON; what was sent is never repeated in it."""
+    if isinstance(error, RequestValidationError):
+        told = ServerError(422, "invalid_request", _first_problem(error.errors()))
+    elif isinstance(error, HTTPException):
+        told = ServerError(error.status_code, "http_error", str(error.detail))
+    elif isinstance(error, ServerError):
+        told = error
+    else:
+        told = ServerError(500, "internal_error", "the server failed; its log says why")
+    trace = _trace(request)
+    trace.error_code = told.code
+    return _json(error_body(told, trace.request_id), told.status, told.headers)
+
+
+def _first_problem(errors: Sequence[Any]) -> str:
+    first = errors[0]
+    return f"{'.'.join(str(part) for part in first['loc'])}: {first['msg']}"
+
+
+def _json(body: Any, status: int = 200, headers: dict[str, str] | None = None) -> Response:
+    return Response(orjson.dumps(body), status, headers, media_type="application/json")

@@ -1,0 +1,163 @@
+"""What every request passes first: request id, key, size and load limits; and what is recorded of
+it last.
+
+A plain ASGI layer: the body is read here, up to the limit, and replayed to the route, so that no
+route can be made to hold more than the limit in memory.
+"""
+
+from __future__ import annotations
+
+import re
+import time
+import uuid
+from dataclasses import dataclass, field
+
+from starlette.datastructures import Headers, MutableHeaders
+from starlette.responses import JSONResponse
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from reward_harness.serving.audit import AuditLine, AuditLog
+from reward_harness.serving.settings import ServerSettings, authorized
+from reward_harness.serving.telemetry import Telemetry
+from reward_harness.serving.wire import ServerError, error_body
+
+OPEN_ROUTES = ("/healthz",)
+REQUEST_ID = re.compile(r"[\w.\-]{1,64}")
+
+
+@dataclass(slots=True)
+class Trace:
+    """What a request leaves in the log; routes fill in what they learn."""
+
+    request_id: str
+    endpoint: str
+    started: float = field(default_factory=time.perf_counter)
+    status: int = 500
+    artifact_id: str | None = None
+    prompt_id: str | None = None
+    error_code: str | None = None
+
+    @property
+    def latency_ms(self) -> float:
+        """Milliseconds since the request came in."""
+        return (time.perf_counter() - self.started) * 1000
+
+
+class Front:
+    """The ASGI layer; ``routes`` are the paths that metrics may name."""
+
+    def __init__(
+        self,
+        app: ASGIApp,
+        settings: ServerSettings,
+        telemetry: Telemetry,
+        audit: AuditLog,
+        routes: frozenset[str],
+    ) -> None:
+        self._app, self._settings = app, settings
+        self._telemetry, self._audit, self._routes = telemetry, audit, routes
+        self._in_flight = 0
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        headers = Headers(scope=scope)
+        trace = Trace(_request_id(headers), scope["path"])
+        scope.setdefault("state", {})["trace"] = trace
+
+        async def answer(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                trace.status = message["status"]
+                MutableHeaders(scope=message)["x-request-id"] = trace.request_id
+            await send(message)
+
+        try:
+            await self._admitted(scope, headers, receive, answer)
+        except ServerError as error:
+            trace.error_code = error.code
+            body = error_body(error, trace.request_id)
+            refusal = JSONResponse(body, error.status, headers=error.headers)
+            await refusal(scope, receive, answer)
+        finally:
+            self._record(trace)
+
+    async def _admitted(self, scope: Scope, headers: Headers, receive: Receive, send: Send) -> None:
+        path = scope["path"]
+        if path not in OPEN_ROUTES and not authorized(
+            headers.get("authorization"), self._settings.key
+        ):
+            raise ServerError(
+                401, "unauthorized", "a valid key is needed", {"WWW-Authenticate": "Bearer"}
+            )
+        if scope["method"] != "POST":
+            await self._app(scope, receive, send)
+            return
+        if self._in_flight >= self._settings.limits.in_flight:
+            raise ServerError(429, "overloaded", "too many requests at once", {"Retry-After": "1"})
+        self._in_flight += 1
+        self._telemetry.in_flight.set(self._in_flight)
+        try:
+            body = await self._read(headers, receive)
+            await self._app(scope, _replay(body, receive), send)
+        finally:
+            self._in_flight -= 1
+            self._telemetry.in_flight.set(self._in_flight)
+
+    async def _read(self, headers: Headers, receive: Receive) -> bytes:
+        limit = self._settings.limits.body_bytes
+        declared = headers.get("content-length", "")
+        if declared.isdigit() and int(declared) > limit:
+            raise _too_large(limit)
+        parts: list[bytes] = []
+        size = 0
+        while True:
+            message = await receive()
+            if message["type"] == "http.disconnect":
+                raise ServerError(400, "disconnected", "the client went away")
+            parts.append(message.get("body", b""))
+            size += len(parts[-1])
+            if size > limit:
+                raise _too_large(limit)
+            if not message.get("more_body", False):
+                return b"".join(parts)
+
+    def _record(self, trace: Trace) -> None:
+        endpoint = trace.endpoint if trace.endpoint in self._routes else "other"
+        self._telemetry.requests.labels(endpoint, str(trace.status)).inc()
+        self._telemetry.latency.labels(endpoint).observe(trace.latency_ms / 1000)
+        self._audit.write(
+            AuditLine(
+                request_id=trace.request_id,
+                endpoint=trace.endpoint,
+                artifact_id=trace.artifact_id,
+                prompt_id=trace.prompt_id,
+                latency_ms=round(trace.latency_ms, 3),
+                status=trace.status,
+                error_code=trace.error_code,
+            )
+        )
+
+
+def _too_large(limit: int) -> ServerError:
+    return ServerError(413, "body_too_large", f"the body has more than {limit} bytes")
+
+
+def _request_id(headers: Headers) -> str:
+    """The client's id if it is a harmless one, so that both sides' logs can be joined."""
+    given = headers.get("x-request-id", "")
+    return given if REQUEST_ID.fullmatch(given) else uuid.uuid4().hex
+
+
+def _replay(body: bytes, receive: Receive) -> Receive:
+    """A channel that gives the whole body once, then what the client does next."""
+    sent = False
+
+    async def again() -> Message:
+        nonlocal sent
+        if sent:
+            return await receive()
+        sent = True
+        return {"type": "http.request", "body": body, "more_body": False}
+
+    return again
