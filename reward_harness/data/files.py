@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import zlib
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, TypeVar
@@ -93,7 +94,7 @@ def json_lines(path: Path) -> Iterator[tuple[int, Any]]:
                     yield number, _parsed(raw, f"{path}:{number}")
     except FileNotFoundError as error:
         raise DataError("no such file", where=str(path)) from error
-    except (OSError, EOFError) as error:
+    except (OSError, EOFError, zlib.error) as error:
         raise DataError("cannot be read", where=str(path), got=str(error)) from error
 
 
@@ -104,7 +105,7 @@ def json_document(path: Path, top_level: str) -> Iterator[tuple[int, Any]]:
             value = _parsed(stream.read(), str(path))
     except FileNotFoundError as error:
         raise DataError("no such file", where=str(path)) from error
-    except (OSError, EOFError) as error:
+    except (OSError, EOFError, zlib.error) as error:
         raise DataError("cannot be read", where=str(path), got=str(error)) from error
     items = value.get(top_level) if isinstance(value, dict) else None
     if not isinstance(items, list):

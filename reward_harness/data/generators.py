@@ -33,7 +33,8 @@ from reward_harness.manifest import Frozen
 ARITHMETIC_VERSION = "1"
 Operation = Literal["plus", "minus", "times"]
 SIGNS: dict[Operation, str] = {"plus": "+", "minus": "-", "times": "*"}
-TRIES_A_PROBLEM = 200
+PATIENCE = 2000
+"""Repeated questions in a row after which there are taken to be no more new ones."""
 
 
 class ArithmeticParams(Frozen):
@@ -71,11 +72,13 @@ def problems(params: ArithmeticParams) -> list[Problem]:
     """``params.count`` different questions; ``DataError`` if the numbers do not allow so many."""
     rng = random.Random(derive_seed(params.seed, "arithmetic problems"))
     found: dict[str, Problem] = {}
-    for _ in range(params.count * TRIES_A_PROBLEM):
+    repeated = 0
+    while len(found) < params.count and repeated < PATIENCE:
         problem = _problem(params, rng)
+        repeated = repeated + 1 if problem.question in found else 0
         found.setdefault(problem.question, problem)
-        if len(found) == params.count:
-            return list(found.values())
+    if len(found) == params.count:
+        return list(found.values())
     raise DataError(
         "cannot make so many different questions",
         where="generated.params",

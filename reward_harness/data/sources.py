@@ -224,8 +224,12 @@ def _read(spec: SourceSpec, reader: Reader, found: _Found) -> tuple[list[Any], t
         refuse_repeated_id(record_id(read), line, lines, where)
         records.append(read)
     if known:
-        line, reason = next(iter(known.items()))
-        raise _unexpectedly_valid(spec, f"{found.where}:{line}", reason)
+        raise DataError(
+            "rows listed under known_invalid are not in the file",
+            where=found.where,
+            got=f"lines {sorted(known)}",
+            fix=f"Take them out of data/sources/{spec.name}.yaml, or restore the file.",
+        )
     if not records:
         raise DataError("no records", where=found.where, expected="at least one")
     return records, tuple(left_out)
