@@ -1,4 +1,6 @@
-"""Checks that need another process or another asset: parity of the deployment, leakage, staleness of what is served."""
+"""Checks that need another process or another asset: parity of the deployment, leakage, staleness
+of what is served.
+"""
 
 import dagster as dg
 
@@ -12,7 +14,7 @@ MAX_LEAKED_SHARE = 0.0
 
 @dg.asset_check(
     asset=stage_key("rm_deployment"),
-    description="The server answers with the deployment's digest and scores the probe items like the artifact, to 1e-6.",
+    description="A live server has the deployment's digest and scores its probes alike, to 1e-6.",
 )
 def deployment_parity(
     context: dg.AssetCheckExecutionContext, store: Store, reward_service: RewardService
@@ -83,7 +85,7 @@ def no_near_duplicates(context: dg.AssetCheckExecutionContext, store: Store) -> 
     return dg.AssetCheckResult(
         passed=share <= MAX_LEAKED_SHARE,
         severity=dg.AssetCheckSeverity.WARN,
-        description=f"{len(found)} of {len(test)} held-out pairs have a near-duplicate prompt in training",
+        description=f"{len(found)} of {len(test)} held-out pairs have a near-duplicate in training",
         metadata={
             "share": dg.MetadataValue.float(share),
             "examples": dg.MetadataValue.json([str(f) for f in found[:5]]),

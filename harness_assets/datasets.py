@@ -1,4 +1,6 @@
-"""Dataset assets: the experiment's own sections, the sources they name, and canonical records split by prompt."""
+"""Dataset assets: the experiment's own sections, the sources they name, and canonical records
+split by prompt.
+"""
 
 from collections.abc import Iterator
 
@@ -8,12 +10,11 @@ from harness_assets.graph import DATA_SOURCES, EXPERIMENTS, OWNERS, SECTION_KEYS
 from harness_assets.materialize import materialize
 from harness_resources.store import Store
 
-
 sources = dg.AssetSpec(
     DATA_SOURCES,
     group_name="datasets",
-    description="Every dataset that an experiment can name: data/sources/*.yaml with pinned content. Observed by the "
-    "registry sensor and by every launch.",
+    description="Every dataset that an experiment can name: data/sources/*.yaml with pinned "
+    "content. Observed by the registry sensor and by every launch.",
     kinds={"yaml"},
     owners=OWNERS,
 )
@@ -37,7 +38,9 @@ sources = dg.AssetSpec(
 def experiment_spec(
     context: dg.AssetExecutionContext, store: Store
 ) -> Iterator[dg.MaterializeResult]:
-    """The experiment's file, one output and data version for each section, so that staleness is exact."""
+    """The experiment's file, one output and data version for each section, so that staleness is
+    exact.
+    """
     spec = store.experiment(context.partition_key)
     for name, digest in spec.section_digests().items():
         content = {"seed": spec.seed, "section": spec.section(name)}

@@ -1,4 +1,6 @@
-"""Evaluation assets: a report on the rewards, one on the policies, and the board over all experiments."""
+"""Evaluation assets: a report on the rewards, one on the policies, and the board over all
+experiments.
+"""
 
 from collections.abc import Iterator
 
@@ -14,7 +16,9 @@ from reward_harness.stages import Services
 
 @dg.asset(**stage_asset("rm_report", kinds={"html"}))
 def rm_report(context: dg.AssetExecutionContext, store: Store) -> Iterator[dg.MaterializeResult]:
-    """How far each reward can be trusted: accuracy against baselines, length bias, calibration, agreement."""
+    """How far each reward can be trusted: accuracy against baselines, length bias, calibration,
+    agreement.
+    """
     yield from materialize(context, store)
 
 
@@ -22,7 +26,9 @@ def rm_report(context: dg.AssetExecutionContext, store: Store) -> Iterator[dg.Ma
 def policy_report(
     context: dg.AssetExecutionContext, store: Store, compute: Compute
 ) -> Iterator[dg.MaterializeResult]:
-    """What training did to the policies: reward, KL, length, wins against the reference, samples side by side."""
+    """What training did to the policies: reward, KL, length, wins against the reference, samples
+    side by side.
+    """
     yield from materialize(context, store, compute=compute)
 
 

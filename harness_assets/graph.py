@@ -1,4 +1,6 @@
-"""Asset keys and arguments, derived from the library's stage table, so that graph and library cannot disagree."""
+"""Asset keys and arguments, derived from the library's stage table, so that graph and library
+cannot disagree.
+"""
 
 from typing import Any
 
@@ -47,7 +49,7 @@ def _deps(stage: Stage) -> list[dg.AssetKey]:
 def stage_asset(
     name: str, *, kinds: set[str], gates: tuple[str, ...] = (), **more: Any
 ) -> dict[str, Any]:
-    """Arguments of ``dg.asset`` for the stage ``name``; ``gates`` become check specs of the asset."""
+    """Arguments of ``dg.asset`` for the stage ``name``; ``gates`` become its check specs."""
     stage = STAGES[name]
     key = stage_key(name)
     return {

@@ -22,7 +22,9 @@ def materialize(
     compute: Compute | None = None,
     llm: LLM | None = None,
 ) -> Iterator[dg.MaterializeResult]:
-    """Yield the materialization of this asset's partition, or nothing if the experiment has no such stage."""
+    """Yield the materialization of this asset's partition, or nothing if the experiment has no
+    such stage.
+    """
     stage = STAGES[context.asset_key.path[-1]]
     spec = store.experiment(context.partition_key)
     if not stage.wanted(spec):

@@ -1,4 +1,6 @@
-"""The only code that knows both manifests and Dagster: an artifact becomes the metadata of a materialization."""
+"""The only code that knows both manifests and Dagster: an artifact becomes the metadata of a
+materialization.
+"""
 
 import base64
 import json
@@ -25,7 +27,9 @@ METRIC_SCHEMA = dg.TableSchema(
 
 
 def record(artifact: Artifact, *, reused: bool, gates: Iterable[str] = ()) -> dg.MaterializeResult:
-    """The materialization of ``artifact``: numbers, tables, summary, plot, inputs, cost and gate results."""
+    """The materialization of ``artifact``: numbers, tables, summary, plot, inputs, cost and gate
+    results.
+    """
     manifest = artifact.manifest
     return dg.MaterializeResult(
         data_version=dg.DataVersion(manifest.digest),
@@ -97,7 +101,9 @@ def inline_image(path: Path) -> str:
 
 
 def _gate_result(name: str, gate: Gate | None) -> dg.AssetCheckResult:
-    """A gate as a check that never blocks: the manifest's gate does, wherever the artifact is consumed."""
+    """A gate as a check that never blocks: the manifest's gate does, wherever the artifact is
+    consumed.
+    """
     if gate is None:
         return dg.AssetCheckResult(
             check_name=name,

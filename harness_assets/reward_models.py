@@ -18,12 +18,14 @@ GATES = (
     "prompt_injection",
     "unscored_share",
 )
-"""Names of the gates in the manifest of ``rm_artifact``; a test holds them against what the stage reports."""
+"""Names of the gates in the manifest of ``rm_artifact``; a test holds them against what the stage
+reports.
+"""
 
 base_model = dg.AssetSpec(
     REWARD_BASE,
     group_name="reward_models",
-    description="The pretrained encoder or decoder that reward models start from (reward_model.bt.backbone).",
+    description="The pretrained model that rewards start from (reward_model.bt.backbone).",
     kinds={"huggingface"},
     owners=OWNERS,
 )
@@ -33,7 +35,9 @@ base_model = dg.AssetSpec(
 def bt_reward_model(
     context: dg.AssetExecutionContext, store: Store, compute: Compute
 ) -> Iterator[dg.MaterializeResult]:
-    """A Bradley-Terry reward model on preference pairs, with held-out accuracy beside the length baselines."""
+    """A Bradley-Terry reward model on preference pairs, with held-out accuracy beside the length
+    baselines.
+    """
     yield from materialize(context, store, compute=compute)
 
 
@@ -41,5 +45,7 @@ def bt_reward_model(
 def rm_artifact(
     context: dg.AssetExecutionContext, store: Store, llm: LLM
 ) -> Iterator[dg.MaterializeResult]:
-    """The reward that the experiment serves, packaged with everything scoring depends on, and gated."""
+    """The reward that the experiment serves, packaged with everything scoring depends on, and
+    gated.
+    """
     yield from materialize(context, store, llm=llm)

@@ -1,4 +1,6 @@
-"""Rubric assets: the searched population and the rubric that held up on prompts the search never saw."""
+"""Rubric assets: the searched population and the rubric that held up on prompts the search never
+saw.
+"""
 
 from collections.abc import Iterator
 from datetime import timedelta
@@ -10,12 +12,11 @@ from harness_assets.materialize import materialize
 from harness_resources.llm import LLM
 from harness_resources.store import Store
 
-
 prompt_templates = dg.AssetSpec(
     PROMPT_TEMPLATES,
     group_name="rubrics",
-    description="The prompts of initializer, proposer, verifier and judge: prompts/<locale>/<role>.yaml. Observed by the "
-    "registry sensor and by every launch.",
+    description="The prompts of initializer, proposer, verifier and judge: prompts/<locale>/<role>.yaml. "
+    "Observed by the registry sensor and by every launch.",
     kinds={"yaml"},
     owners=OWNERS,
 )

@@ -13,5 +13,7 @@ from harness_resources.store import Store
 def rm_deployment(
     context: dg.AssetExecutionContext, store: Store
 ) -> Iterator[dg.MaterializeResult]:
-    """The artifact behind the target's pointer, with probe items whose scores the server must reproduce."""
+    """The artifact behind the target's pointer, with probe items whose scores the server must
+    reproduce.
+    """
     yield from materialize(context, store)

@@ -1,1 +1,3 @@
-"""When things are made: definitions, jobs, schedules, sensors, and launching an experiment from the command line."""
+"""When things are made: definitions, jobs, schedules, sensors, and launching an experiment from
+the command line.
+"""

@@ -1,7 +1,8 @@
-"""The code location: assets, checks, jobs, schedules, sensors and resources, assembled when Dagster asks.
+"""The code location: assets, checks, jobs, schedules, sensors and resources, assembled when
+Dagster asks.
 
-``dg dev -w workspace.yaml`` serves it, ``dg check defs`` loads it. Importing this module imports neither torch nor any
-trainer; stages import what they need when they run.
+``dg dev -w workspace.yaml`` serves it, ``dg check defs`` loads it. Importing this module imports
+neither torch nor any trainer; stages import what they need when they run.
 """
 
 import dagster as dg

@@ -1,4 +1,6 @@
-"""What a person sees while an experiment runs: a line for each stage, live on a terminal, plain lines elsewhere."""
+"""What a person sees while an experiment runs: a line for each stage, live on a terminal, plain
+lines elsewhere.
+"""
 
 import threading
 import time

@@ -1,8 +1,10 @@
-"""Run an experiment through the graph from a shell: ``python -m harness_jobs.launch <key> [--stages a,b]``.
+"""Run an experiment through the graph from a shell: ``python -m harness_jobs.launch <key>
+[--stages a,b]``.
 
-Only what is not fresh is selected: a stage whose recipe changed, whatever follows it, and what this Dagster instance has
-not recorded. An unchanged experiment starts no run. The run is the same as one started from the UI: same instance, same
-partition, same events; interrupting it cancels it, and the next launch goes on from what was published.
+Only what is not fresh is selected: a stage whose recipe changed, whatever follows it, and what
+this Dagster instance has not recorded. An unchanged experiment starts no run. The run is the same
+as one started from the UI: same instance, same partition, same events; interrupting it cancels it,
+and the next launch goes on from what was published.
 """
 
 import argparse
@@ -51,7 +53,7 @@ def select_stages(spec: ExperimentSpec, named: Sequence[str]) -> list[str]:
 def plan(
     instance: dg.DagsterInstance, workspace: Workspace, spec: ExperimentSpec, named: Sequence[str]
 ) -> list[dg.AssetKey]:
-    """Asset keys that have to run, in the graph's order; empty if everything is fresh and recorded."""
+    """Asset keys that have to run, in order; empty if everything is fresh and recorded."""
     status = stage_status(workspace, spec, wanted_stages(spec))
     store = ArtifactStore(workspace.runs)
     keys: list[dg.AssetKey] = []

@@ -1,4 +1,6 @@
-"""What Dagster has to be told of the files: experiments become partitions, shared inputs get observed versions."""
+"""What Dagster has to be told of the files: experiments become partitions, shared inputs get
+observed versions.
+"""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -60,7 +62,7 @@ def sections_changed(instance: dg.DagsterInstance, spec: ExperimentSpec) -> bool
 def shared_input_observations(
     instance: dg.DagsterInstance, workspace: Workspace
 ) -> Iterator[dg.AssetObservation]:
-    """An observation for each shared input (prompt templates, data sources) whose content changed."""
+    """An observation for each shared input (templates, data sources) whose content changed."""
     current = {
         PROMPT_TEMPLATES: digest_tree(workspace.prompts),
         DATA_SOURCES: digest_tree(workspace.sources),

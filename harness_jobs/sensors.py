@@ -1,4 +1,6 @@
-"""Sensors: experiment files become partitions, drift of what is served is noticed, failures leave a note."""
+"""Sensors: experiment files become partitions, drift of what is served is noticed, failures leave
+a note.
+"""
 
 from datetime import UTC, datetime
 
@@ -20,7 +22,7 @@ LOG_LINES = 40
     job_name="prepare_data",
     minimum_interval_seconds=30,
     default_status=dg.DefaultSensorStatus.RUNNING,
-    description="A new experiment file becomes a partition; a changed one marks exactly what reads the change stale.",
+    description="A new experiment file becomes a partition; a changed one marks what reads it stale.",
 )
 def experiment_registry(context: dg.SensorEvaluationContext, store: Store) -> dg.SensorResult:
     """Add partitions, record changed sections, observe prompt templates and sources."""
@@ -54,7 +56,7 @@ def experiment_registry(context: dg.SensorEvaluationContext, store: Store) -> dg
     name="deployed_rubric_drift",
     job_name="build_reward_model",
     minimum_interval_seconds=600,
-    description="What is served is no longer what the graph would serve: redeploy or say so, as the experiment decides.",
+    description="The served reward is no longer the newest: redeploy or say so, by experiment.",
 )
 def deployed_rubric_drift(
     context: dg.SensorEvaluationContext, store: Store
@@ -81,7 +83,9 @@ def deployed_rubric_drift(
 
 
 def _drift(store: Store, key: str) -> str | None:
-    """Why the deployment of experiment ``key`` is behind, or None; only deployed experiments can be."""
+    """Why the deployment of experiment ``key`` is behind, or None; only deployed experiments can
+    be.
+    """
     artifacts = store.artifacts()
     spec = store.experiment(key)
     if artifacts.current(key, "rm_deployment") is None:
@@ -98,7 +102,7 @@ def _drift(store: Store, key: str) -> str | None:
 @dg.run_failure_sensor(
     name="run_failure",
     default_status=dg.DefaultSensorStatus.RUNNING,
-    description="Writes data/dagster/failures/<run>.md: what failed, the last log lines, how to resume.",
+    description="Writes data/dagster/failures/<run>.md: what failed, last log lines, how to resume.",
 )
 def run_failure(context: dg.RunFailureSensorContext, store: Store) -> None:
     """Leave a note that a person can act on without the UI."""

@@ -1,1 +1,3 @@
-"""What assets are handed: the artifact store, the LLM budget, the trainer launcher, the reward service."""
+"""What assets are handed: the artifact store, the LLM budget, the trainer launcher, the reward
+service.
+"""

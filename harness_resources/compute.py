@@ -1,7 +1,8 @@
 """Resource ``compute``: where training jobs run, with Dagster Pipes carrying the trainer's log.
 
-The library's launcher does the work (own process group, memory guard, progress, cancel); this adds a Pipes session, so
-that what the trainer logs stands in the run's log. Only rank 0 opens it (``harness_resources.worker``).
+The library's launcher does the work (own process group, memory guard, progress, cancel); this adds
+a Pipes session, so that what the trainer logs stands in the run's log. Only rank 0 opens it
+(``harness_resources.worker``).
 """
 
 from pathlib import Path
@@ -14,14 +15,17 @@ from reward_harness.progress import ProgressSink
 from reward_harness.sections import ComputeSection
 
 if TYPE_CHECKING:
-    from reward_harness.training.job import TrainJob
     from reward_harness.training.launcher import Launcher, TrainResult
+
+    from reward_harness.training.job import TrainJob
 
 WORKER = "harness_resources.worker"
 
 
 class Compute(dg.ConfigurableResource):
-    """How trainers are started; everything that decides results stays in the experiment's compute section."""
+    """How trainers are started; everything that decides results stays in the experiment's compute
+    section.
+    """
 
     kind: Literal["experiment", "inline", "local"] = Field(
         default="experiment", description="experiment: as the experiment's file says"

@@ -1,4 +1,4 @@
-"""Which resources and executor run the graph: chosen by ``HARNESS_ENV`` (local, smoke or cluster)."""
+"""Which resources and executor run the graph, by ``HARNESS_ENV`` (local, smoke, cluster)."""
 
 import os
 from collections.abc import Mapping
@@ -26,7 +26,9 @@ def environment() -> str:
 
 
 def resources() -> Mapping[str, dg.ConfigurableResource]:
-    """The four resources; ``smoke`` trains in the step's own process, ``cluster`` shares a running server."""
+    """The four resources; ``smoke`` trains in the step's own process, ``cluster`` shares a running
+    server.
+    """
     name = environment()
     return {
         "store": Store(),
@@ -37,12 +39,14 @@ def resources() -> Mapping[str, dg.ConfigurableResource]:
 
 
 def default_executor() -> dg.ExecutorDefinition:
-    """In-process for smoke; otherwise a process for each step, forked from one that has Dagster loaded."""
+    """In-process for smoke; otherwise a process for each step, forked from one that has Dagster
+    loaded.
+    """
     return dg.in_process_executor if environment() == "smoke" else step_processes()
 
 
 def step_processes() -> dg.ExecutorDefinition:
-    """At most two step processes at a time, from a forkserver that has this code location imported."""
+    """At most two step processes at a time, from a forkserver with this code location loaded."""
     return dg.multiprocess_executor.configured(
         {
             "max_concurrent": STEP_PROCESSES,

@@ -1,11 +1,15 @@
-"""Resource ``llm``: spend caps of LLM assets. Endpoint and models are hyper-parameters and stay in the experiment."""
+"""Resource ``llm``: spend caps of LLM assets. Endpoint and models are hyper-parameters and stay in
+the experiment.
+"""
 
 import dagster as dg
 from pydantic import Field
 
 
 class LLM(dg.ConfigurableResource):
-    """Caps for one run; they can only lower what the experiment allows. The key is read from its variable alone."""
+    """Caps for one run; they can only lower what the experiment allows. The key is read from its
+    variable alone.
+    """
 
     max_calls: int | None = Field(
         default=None, description="stop, resumable, after this many paid calls"

@@ -8,7 +8,9 @@ from reward_harness.workspace import Workspace
 
 
 class Store(dg.ConfigurableResource):
-    """Where artifacts and experiment files lie; ``root`` empty means: found as the command line finds it."""
+    """Where artifacts and experiment files lie; ``root`` empty means: found as the command line
+    finds it.
+    """
 
     root: str = ""
 

@@ -1,6 +1,8 @@
-"""The library's training worker with its log sent through Dagster Pipes: ``python -m harness_resources.worker``.
+"""The library's training worker with its log sent through Dagster Pipes: ``python -m
+harness_resources.worker``.
 
-Takes the same arguments as ``python -m reward_harness.training.worker`` and does the same; outside Dagster use that one.
+Takes the same arguments as ``python -m reward_harness.training.worker`` and does the same; outside
+Dagster use that one.
 """
 
 import logging

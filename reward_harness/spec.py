@@ -1,8 +1,9 @@
-"""One experiment = one YAML file = one partition key: reading, inheritance, digests of its sections.
+"""One experiment = one YAML file = one partition key: reading, inheritance, digests of its
+sections.
 
-An asset's version depends only on the sections it reads, so the unit of change here is the *section digest*
-(``section_digests``): editing ``policy.ppo`` leaves everything but PPO and what follows fresh. ``description`` and
-``status`` belong to no section; the seed belongs to all.
+An asset's version depends only on the sections it reads, so the unit of change here is the
+*section digest* (``section_digests``): editing ``policy.ppo`` leaves everything but PPO and what
+follows fresh. ``description`` and ``status`` belong to no section; the seed belongs to all.
 """
 
 from __future__ import annotations
@@ -76,7 +77,9 @@ class ExperimentSpec(Frozen):
 
     def section_digests(self, names: Iterable[str] = SECTIONS) -> dict[str, str]:
         """Digest of each named section together with the seed."""
-        return {name: digest_json({"seed": self.seed, "section": self.section(name)}) for name in names}
+        return {
+            name: digest_json({"seed": self.seed, "section": self.section(name)}) for name in names
+        }
 
 
 def check_key(key: str, where: str) -> None:
@@ -106,9 +109,13 @@ def read_yaml(path: Path) -> dict[str, Any]:
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         mark = getattr(error, "problem_mark", None)
         line = f":{mark.line + 1}" if mark else ""
-        raise SpecError("not valid YAML", where=f"{path}{line}", got=str(error).splitlines()[0]) from error
+        raise SpecError(
+            "not valid YAML", where=f"{path}{line}", got=str(error).splitlines()[0]
+        ) from error
     if not isinstance(loaded, dict):
-        raise SpecError("not a mapping", where=str(path), got=type(loaded).__name__, expected="key: value lines")
+        raise SpecError(
+            "not a mapping", where=str(path), got=type(loaded).__name__, expected="key: value lines"
+        )
     return cast("dict[str, Any]", loaded)
 
 
@@ -134,14 +141,18 @@ def validation_error(path: Path, error: ValidationError) -> SpecError:
     where = f"{path}:{line}" if line else str(path)
     if first["type"] == "extra_forbidden":
         return SpecError(
-            f"unknown field {field!r}", where=where, fix="Remove it or correct its name; see docs/experiments.md."
+            f"unknown field {field!r}",
+            where=where,
+            fix="Remove it or correct its name; see docs/experiments.md.",
         )
     more = f" (and {error.error_count() - 1} more)" if error.error_count() > 1 else ""
     return SpecError(f"field {field!r}: {first['msg']}{more}", where=where, got=first.get("input"))
 
 
 def read_experiment(folder: Path, key: str) -> ExperimentSpec:
-    """Read ``<folder>/<key>.yaml``, following ``extends``; ``SpecError`` names file, line and field."""
+    """Read ``<folder>/<key>.yaml``, following ``extends``; ``SpecError`` names file, line and
+    field.
+    """
     check_key(key, str(folder))
     path = folder / f"{key}.yaml"
     if not path.is_file():
@@ -156,7 +167,11 @@ def read_experiment(folder: Path, key: str) -> ExperimentSpec:
 
 def _inherited(folder: Path, key: str, seen: tuple[str, ...]) -> dict[str, Any]:
     if key in seen:
-        raise SpecError("experiments extend each other in a circle", where=str(folder), got=" -> ".join([*seen, key]))
+        raise SpecError(
+            "experiments extend each other in a circle",
+            where=str(folder),
+            got=" -> ".join([*seen, key]),
+        )
     content = read_yaml(folder / f"{key}.yaml")
     content.pop("key", None)
     base = content.pop("extends", None)
@@ -164,9 +179,13 @@ def _inherited(folder: Path, key: str, seen: tuple[str, ...]) -> dict[str, Any]:
         return content
     check_key(str(base), f"{folder / key}.yaml: extends")
     inherited = _inherited(folder, str(base), (*seen, key))
-    return merge({k: v for k, v in inherited.items() if k not in {"status", "description"}}, content)
+    return merge(
+        {k: v for k, v in inherited.items() if k not in {"status", "description"}}, content
+    )
 
 
 def experiment_keys(folder: Path) -> list[str]:
-    """Keys of all experiment files, sorted; ill-named files are included, so that reading reports them."""
+    """Keys of all experiment files, sorted; ill-named files are included, so that reading reports
+    them.
+    """
     return sorted(p.stem for p in folder.glob("*.yaml"))

@@ -1,10 +1,12 @@
-"""The artifact store: ``data/runs/<experiment>/<stage>/<digest>/``, published atomically, verified on read.
+"""The artifact store: ``data/runs/<experiment>/<stage>/<digest>/``, published atomically, verified
+on read.
 
-Publish = build in a temporary sibling folder, fsync files and folder, rename. Each publication is one line of
-``publications.jsonl`` (recipe, inputs, run id, time): the last line says which artifact is current. A *recipe* is all
-that decides a stage's result (code version, section digests, input digests); the same recipe reuses what is published.
-One lock for each recipe makes two runs of one experiment share the work instead of racing for it; the kernel drops the
-lock of a killed process, and what it left half built is swept by the next builder.
+Publish = build in a temporary sibling folder, fsync files and folder, rename. Each publication is
+one line of ``publications.jsonl`` (recipe, inputs, run id, time): the last line says which
+artifact is current. A *recipe* is all that decides a stage's result (code version, section
+digests, input digests); the same recipe reuses what is published. One lock for each recipe makes
+two runs of one experiment share the work instead of racing for it; the kernel drops the lock of a
+killed process, and what it left half built is swept by the next builder.
 """
 
 from __future__ import annotations
@@ -98,7 +100,9 @@ class Artifact:
         listed = next((o for o in self.manifest.outputs if o.path == name), None)
         if listed is None:
             have = ", ".join(sorted(o.path for o in self.manifest.outputs)[:12])
-            raise ArtifactError(f"no output {name!r}", where=self.manifest.artifact_id, expected=have)
+            raise ArtifactError(
+                f"no output {name!r}", where=self.manifest.artifact_id, expected=have
+            )
         _verify(self.path / name, listed, self.manifest.artifact_id)
         return self.path / name
 
@@ -160,7 +164,9 @@ class ArtifactStore:
         return None
 
     def load(self, experiment: str, stage: str, digest: str) -> Artifact:
-        """The artifact with this digest (or its unique prefix); ``ArtifactError`` if it is not published."""
+        """The artifact with this digest (or its unique prefix); ``ArtifactError`` if it is not
+        published.
+        """
         matches = [p for p in self.publications(experiment, stage) if p.digest.startswith(digest)]
         if len({p.digest for p in matches}) != 1:
             raise ArtifactError(
@@ -191,7 +197,8 @@ class ArtifactStore:
     ) -> tuple[Artifact, bool]:
         """Reuse what an equal recipe published, else build and publish; returns (artifact, reused).
 
-        ``build`` writes files into the folder it is given. Whatever it raises leaves nothing published.
+        ``build`` writes files into the folder it is given. Whatever it raises leaves nothing
+        published.
         """
         folder = self.stage_folder(recipe.experiment, recipe.stage)
         folder.mkdir(parents=True, exist_ok=True)
@@ -261,9 +268,13 @@ class ArtifactStore:
             (folder / GATES_NAME).write_bytes(canonical_json(gates))
         files = sorted(p for p in folder.rglob("*") if p.is_file())
         if not files:
-            raise ArtifactError("the stage wrote no files", where=f"{recipe.experiment}/{recipe.stage}")
+            raise ArtifactError(
+                "the stage wrote no files", where=f"{recipe.experiment}/{recipe.stage}"
+            )
         outputs = [
-            Output(path=p.relative_to(folder).as_posix(), sha256=digest_file(p), bytes=p.stat().st_size)
+            Output(
+                path=p.relative_to(folder).as_posix(), sha256=digest_file(p), bytes=p.stat().st_size
+            )
             for p in files
         ]
         manifest = Manifest(
@@ -306,7 +317,10 @@ class ArtifactStore:
             published_at=_now(),
         )
         folder = self.stage_folder(recipe.experiment, recipe.stage)
-        with _lock(folder / ".lock-publications"), (folder / PUBLICATIONS_NAME).open("ab+") as stream:
+        with (
+            _lock(folder / ".lock-publications"),
+            (folder / PUBLICATIONS_NAME).open("ab+") as stream,
+        ):
             stream.seek(0, os.SEEK_END)
             torn = stream.tell() > 0 and _last_byte(stream.fileno(), stream.tell()) != b"\n"
             stream.write((b"\n" if torn else b"") + publication.model_dump_json().encode() + b"\n")
@@ -322,7 +336,7 @@ class ArtifactStore:
 
 
 def write_atomically(path: Path, data: bytes) -> None:
-    """Replace ``path`` by ``data`` so that a reader, or a crash, meets the old or the new content."""
+    """Replace ``path`` by ``data`` so that readers and crashes meet the old or the new."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     _write_durably(temporary, data)
     temporary.replace(path)
@@ -361,6 +375,10 @@ def _now() -> str:
 
 
 def _reproduce_argv(recipe: Recipe) -> list[str]:
-    inputs = [part for name, digest in sorted(recipe.inputs.items()) for part in ("--input", f"{name}={digest}")]
+    inputs = [
+        part
+        for name, digest in sorted(recipe.inputs.items())
+        for part in ("--input", f"{name}={digest}")
+    ]
     spec = ["--spec-digest", recipe.spec_digest]
     return ["harness", "stage", recipe.experiment, recipe.stage, *spec, *inputs]

@@ -1,7 +1,7 @@
 """Where things lie: the project root and the folders of architecture fixed below it.
 
-The root is ``HARNESS_ROOT`` if set, else the nearest folder at or above the working directory that holds
-``workspace.yaml``, else the checkout this package was installed from.
+The root is ``HARNESS_ROOT`` if set, else the nearest folder at or above the working directory that
+holds ``workspace.yaml``, else the checkout this package was installed from.
 """
 
 from __future__ import annotations

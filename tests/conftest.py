@@ -22,7 +22,14 @@ def workspace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     from reward_harness.workspace import Workspace
 
     root = tmp_path / "project"
-    for folder in ("data/experiments", "data/sources", "data/tour", "data/studies", "data/attacks", "prompts"):
+    for folder in (
+        "data/experiments",
+        "data/sources",
+        "data/tour",
+        "data/studies",
+        "data/attacks",
+        "prompts",
+    ):
         if (REPOSITORY / folder).is_dir():
             shutil.copytree(REPOSITORY / folder, root / folder)
     shutil.copy(REPOSITORY / "workspace.yaml", root / "workspace.yaml")

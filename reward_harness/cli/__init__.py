@@ -1,4 +1,6 @@
-"""The ``harness`` command. Importing this package is cheap; each command imports what it needs when it runs."""
+"""The ``harness`` command. Importing this package is cheap; each command imports what it needs
+when it runs.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +13,7 @@ from reward_harness.errors import HarnessError
 
 app = typer.Typer(
     name="harness",
-    help="Search, train, serve and measure reward models; every stage is an asset with a recorded origin.",
+    help="Search, train, serve and measure reward models; every stage has a recorded origin.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
 )

@@ -1,4 +1,4 @@
-"""``harness stage``, ``harness reproduce``, ``harness lineage``: artifacts, made again and traced."""
+"""``harness stage``, ``harness reproduce``, ``harness lineage``: made again, and traced."""
 
 from __future__ import annotations
 
@@ -48,7 +48,9 @@ def stage(
         Path | None, typer.Option(help="an empty or new folder for the files")
     ] = None,
 ) -> None:
-    """Make one stage from recorded spec and inputs, outside the store: what a manifest's `reproduce` says."""
+    """Make one stage from recorded spec and inputs, outside the store: what a manifest's
+    `reproduce` says.
+    """
     from reward_harness.stages import STAGES, Services
     from reward_harness.stages.reproduce import build_again
 
@@ -72,7 +74,9 @@ def reproduce(
         str, typer.Argument(help="experiment/stage/digest (or a unique prefix of the digest)")
     ],
 ) -> None:
-    """Make an artifact again from its recorded inputs and compare: content if it can be equal, else metrics."""
+    """Make an artifact again from its recorded inputs and compare: content if it can be equal,
+    else metrics.
+    """
     from reward_harness.stages import Services
     from reward_harness.stages.reproduce import reproduce as again
 

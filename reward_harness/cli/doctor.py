@@ -37,7 +37,9 @@ class Finding:
 
 
 def doctor() -> None:
-    """Check python, packages, device, memory, disk, models, data mirror, endpoint and project files."""
+    """Check python, packages, device, memory, disk, models, data mirror, endpoint and project
+    files.
+    """
     findings = [finding for check in CHECKS for finding in check()]
     table = Table("", "what", "found", "what to do", box=None, header_style="bold")
     for finding in findings:
@@ -132,7 +134,7 @@ def check_models() -> list[Finding]:
 def check_mirror() -> list[Finding]:
     named = os.environ.get("HARNESS_DATA_MIRROR")
     if not named:
-        fix = "Only for experiments on public data without a hub: set HARNESS_DATA_MIRROR to a folder with the files."
+        fix = "For public data without a hub, set HARNESS_DATA_MIRROR to a folder with the files."
         return [Finding("data mirror", "note", "not set", fix)]
     if not Path(named).is_dir():
         return [

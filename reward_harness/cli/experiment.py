@@ -26,7 +26,8 @@ STATUS_STYLE = {"fresh": "green", "stale": "yellow", "missing": "dim"}
 
 TEMPLATE = """\
 # {key}: say here what this experiment is to find out.
-# Everything not set below is inherited from `{base}`; `harness experiment show {key}` prints the stages.
+# Everything not set below is inherited from `{base}`; `harness experiment show {key}` prints the
+# stages.
 extends: {base}
 description: ""
 # seed: 7
@@ -130,7 +131,7 @@ def _run_interruptible(argv: list[str], extra: dict[str, str]) -> int:
 
 @app.command()
 def archive(key: Key) -> None:
-    """Mark the experiment archived: it keeps its artifacts and partition, and no schedule runs it."""
+    """Mark the experiment archived: artifacts and partition stay, no schedule runs it."""
     workspace = Workspace.discover()
     path = workspace.experiments / f"{key}.yaml"
     read_experiment(workspace.experiments, key)

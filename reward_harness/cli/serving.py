@@ -1,4 +1,4 @@
-"""``harness deploy``, ``harness rollback``, ``harness serve``: which reward a target answers with."""
+"""``harness deploy``, ``harness rollback``, ``harness serve``: what a target answers with."""
 
 from __future__ import annotations
 

@@ -16,7 +16,6 @@ from rich.console import Console
 from reward_harness.workspace import Workspace
 
 REPORT_FILES = frozenset({"report.html", "report.json", "summary.md", "plot.png", "manifest.json"})
-STOP_GRACE_S = 20.0
 
 
 def ui(
@@ -37,19 +36,25 @@ def ui(
     threading.Thread(target=serve_reports, args=(workspace.runs, reports_port), daemon=True).start()
     Console().print(f"graph: http://127.0.0.1:{port}   reports: {reports}   stop with Ctrl-C")
     argv = ["dg", "dev", "--workspace", "workspace.yaml", "--host", "127.0.0.1"]
-    child = subprocess.Popen([*argv, "--port", str(port)], env=environment, cwd=workspace.root)
-    raise typer.Exit(_wait(child))
+    raise typer.Exit(_run_until_stopped([*argv, "--port", str(port)], environment, workspace.root))
 
 
-def _wait(child: subprocess.Popen[bytes]) -> int:
-    """Pass SIGTERM and Ctrl-C on to the child and wait until it has stopped everything it started."""
+def _run_until_stopped(argv: list[str], environment: dict[str, str], folder: Path) -> int:
+    """Run a child that is asked to stop by SIGTERM or Ctrl-C, and wait until it has.
+
+    The handlers are installed first: a child would inherit an *ignored* SIGINT (a shell's
+    background job has one), and Dagster stops its own children by that signal.
+    """
+    children: list[subprocess.Popen[bytes]] = []
 
     def stop(number: int, frame: object) -> None:
-        child.send_signal(signal.SIGTERM)
+        for child in children:
+            child.send_signal(signal.SIGTERM)
 
     signal.signal(signal.SIGTERM, stop)
     signal.signal(signal.SIGINT, stop)
-    return child.wait()
+    children.append(subprocess.Popen(argv, env=environment, cwd=folder))
+    return children[0].wait()
 
 
 def serve_reports(runs: Path, port: int) -> None:

@@ -1,7 +1,8 @@
 """Making one stage's artifact for one experiment: resolve inputs, build or reuse, publish.
 
-``make`` is what a Dagster asset body, ``harness stage`` and ``harness reproduce`` all call. ``stage_status`` answers,
-without building anything, whether a stage is fresh: the recipe it would use now against the one it was made from.
+``make`` is what a Dagster asset body, ``harness stage`` and ``harness reproduce`` all call.
+``stage_status`` answers, without building anything, whether a stage is fresh: the recipe it would
+use now against the one it was made from.
 """
 
 from __future__ import annotations
@@ -127,7 +128,8 @@ def make(
 ) -> tuple[Artifact, bool]:
     """Make one stage, or reuse what an equal recipe published; returns (artifact, reused).
 
-    ``inputs`` default to the current artifact of each input stage. ``ArtifactError`` if one is missing.
+    ``inputs`` default to the current artifact of each input stage. ``ArtifactError`` if one is
+    missing.
     """
     stage = STAGES[stage_name]
     services = services or Services()
@@ -146,7 +148,7 @@ def make(
 
 
 def current_inputs(store: ArtifactStore, spec: ExperimentSpec, stage: Stage) -> dict[str, Artifact]:
-    """The current artifact of each stage that ``stage`` reads; ``ArtifactError`` if one is missing."""
+    """The current artifact of each stage that ``stage`` reads; ``ArtifactError`` if missing."""
     found: dict[str, Artifact] = {}
     for name in stage.inputs_of(spec):
         artifact = store.current(spec.key, name)

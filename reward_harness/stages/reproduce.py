@@ -1,4 +1,6 @@
-"""Making an artifact again from what its publication recorded, beside the published one, and comparing the two."""
+"""Making an artifact again from what its publication recorded, beside the published one, and
+comparing the two.
+"""
 
 from __future__ import annotations
 
@@ -31,7 +33,9 @@ class Reproduction:
         return self.digest == self.artifact.digest
 
     def outside_interval(self) -> list[str]:
-        """Metrics whose new value lies outside the published interval (or differs, where there is none)."""
+        """Metrics whose new value lies outside the published interval (or differs, where there is
+        none).
+        """
         return [
             name
             for name, old in self.artifact.manifest.metrics.items()
@@ -66,7 +70,9 @@ def build_again(
     folder: Path,
     services: Services,
 ) -> Outcome:
-    """Run the stage with a recorded spec and recorded inputs; writes its files into the empty ``folder``."""
+    """Run the stage with a recorded spec and recorded inputs; writes its files into the empty
+    ``folder``.
+    """
     stage = STAGES[stage_name]
     store = ArtifactStore(workspace.runs)
     spec = ExperimentSpec.model_validate(store.spec_snapshot(experiment, spec_digest))

@@ -21,7 +21,8 @@ class Stage:
         code_version: bumped by hand when the meaning of the result changes.
         templates: whether the prompt templates under ``prompts/`` decide its result.
         wanted: whether an experiment has this stage.
-        uses: of ``inputs``, the ones this experiment's spec really reads (default: all that are wanted).
+        uses: of ``inputs``, the ones this experiment's spec really reads (default: all that are
+        wanted).
     """
 
     name: str

@@ -10,7 +10,9 @@ from reward_harness.errors import DataError, GateRejected, HarnessError, LLMErro
 
 
 def test_message_has_all_parts_in_order() -> None:
-    error = DataError("rank is no integer", where="a.jsonl:3", got="x", expected="an integer", fix="Correct it.")
+    error = DataError(
+        "rank is no integer", where="a.jsonl:3", got="x", expected="an integer", fix="Correct it."
+    )
     assert str(error) == "a.jsonl:3: rank is no integer; got 'x'; expected an integer. Correct it."
 
 

@@ -36,7 +36,12 @@ def test_no_file_imports_a_higher_layer(layer: str, path: Path) -> None:
 def modules_after(statement: str) -> set[str]:
     code = f"import sys\n{statement}\nprint(' '.join(sys.modules))"
     done = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, cwd=REPOSITORY, check=True, timeout=120
+        [sys.executable, "-c", code],
+        capture_output=True,
+        text=True,
+        cwd=REPOSITORY,
+        check=True,
+        timeout=120,
     )
     return {name.split(".")[0] for name in done.stdout.split()}
 
@@ -55,7 +60,9 @@ def test_start_up_loads_no_training_library(statement: str) -> None:
 
 
 def test_the_library_alone_does_not_load_dagster() -> None:
-    assert "dagster" not in modules_after("import reward_harness, reward_harness.cli, reward_harness.stages")
+    assert "dagster" not in modules_after(
+        "import reward_harness, reward_harness.cli, reward_harness.stages"
+    )
 
 
 def test_postponed_annotations_stay_out_of_dagster_modules() -> None:

@@ -38,7 +38,9 @@ def changed(folder: Path, text: str) -> set[str]:
 
 
 def test_editing_ppo_changes_the_ppo_section_only(folder: Path) -> None:
-    assert changed(folder, BASE.replace("ppo: {max_steps: 2}", "ppo: {max_steps: 3}")) == {"policy_ppo"}
+    assert changed(folder, BASE.replace("ppo: {max_steps: 2}", "ppo: {max_steps: 3}")) == {
+        "policy_ppo"
+    }
 
 
 def test_editing_a_source_changes_that_dataset_only(folder: Path) -> None:
@@ -55,7 +57,11 @@ def test_extends_merges_section_by_section(folder: Path) -> None:
     (folder / "child.yaml").write_text("extends: base\npolicy:\n  ppo: {kl_target: 3.0}\n")
     spec = read_experiment(folder, "child")
     assert spec.policy.ppo is not None and spec.policy.sft is not None
-    assert (spec.policy.ppo.max_steps, spec.policy.ppo.kl_target, spec.policy.sft.max_steps) == (2, 3.0, 4)
+    assert (spec.policy.ppo.max_steps, spec.policy.ppo.kl_target, spec.policy.sft.max_steps) == (
+        2,
+        3.0,
+        4,
+    )
     assert spec.key == "child"
 
 
@@ -68,7 +74,10 @@ def test_null_switches_an_inherited_stage_off(folder: Path) -> None:
     ("text", "message"),
     [
         (BASE + "polcy: 3\n", r"bad\.yaml:9: unknown field 'polcy'"),
-        (BASE.replace("kl", "kl").replace("{max_steps: 2}", "{max_step: 2}"), r"bad\.yaml:8: .*policy\.ppo\.max_step"),
+        (
+            BASE.replace("kl", "kl").replace("{max_steps: 2}", "{max_step: 2}"),
+            r"bad\.yaml:8: .*policy\.ppo\.max_step",
+        ),
         (BASE.replace("seed: 7", "seed: many"), r"bad\.yaml:1: field 'seed'.*; got 'many'"),
         ("dataset: [", r"bad\.yaml:\d+: not valid YAML"),
         ("- a\n- b\n", r"bad\.yaml: not a mapping; got 'list'"),
@@ -82,14 +91,16 @@ def test_a_bad_file_is_one_error_with_file_and_line(folder: Path, text: str, mes
         read_experiment(folder, "bad")
 
 
-@pytest.mark.parametrize("key", ["Upper", "a", "-lead", "with space", "a,b", "x" * 49, "brace{", "dots..."])
+@pytest.mark.parametrize(
+    "key", ["Upper", "a", "-lead", "with space", "a,b", "x" * 49, "brace{", "dots..."]
+)
 def test_bad_keys_are_refused_with_the_rule(folder: Path, key: str) -> None:
     with pytest.raises(SpecError, match="not a usable experiment key"):
         read_experiment(folder, key)
 
 
 def test_unknown_experiment_lists_those_there_are(folder: Path) -> None:
-    with pytest.raises(SpecError, match="no experiment 'other'.*expected one of: base"):
+    with pytest.raises(SpecError, match=r"no experiment 'other'.*expected one of: base"):
         read_experiment(folder, "other")
 
 
@@ -100,7 +111,8 @@ def test_rl_without_sft_is_refused(folder: Path) -> None:
 
 
 json_values = st.recursive(
-    st.integers() | st.text(max_size=5), lambda inner: st.dictionaries(st.text(max_size=3), inner, max_size=3)
+    st.integers() | st.text(max_size=5),
+    lambda inner: st.dictionaries(st.text(max_size=3), inner, max_size=3),
 )
 mappings = st.dictionaries(st.text(max_size=3), json_values, max_size=4)
 
@@ -110,7 +122,9 @@ def test_merge_keeps_every_override_and_every_untouched_key(base: dict, override
     merged = merge(base, override)
     assert set(merged) == set(base) | set(override)
     assert all(merged[key] == base[key] for key in base if key not in override)
-    assert all(merged[key] == value for key, value in override.items() if not isinstance(value, dict))
+    assert all(
+        merged[key] == value for key, value in override.items() if not isinstance(value, dict)
+    )
     assert merge(merged, override) == merged
 
 

@@ -21,9 +21,16 @@ from reward_harness.store import Artifact, ArtifactStore, Recipe
 RECIPE = Recipe("toy", "sft_checkpoint", "1", {"policy": "a"}, {"sft_examples": "b"})
 
 
-def produce(store: ArtifactStore, build, recipe: Recipe = RECIPE, run_id: str = "r") -> tuple[Artifact, bool]:
+def produce(
+    store: ArtifactStore, build, recipe: Recipe = RECIPE, run_id: str = "r"
+) -> tuple[Artifact, bool]:
     return store.produce(
-        recipe, build, snapshot={"key": "toy"}, environment=environment_of, code=Code(version="1"), run_id=run_id
+        recipe,
+        build,
+        snapshot={"key": "toy"},
+        environment=environment_of,
+        code=Code(version="1"),
+        run_id=run_id,
     )
 
 
@@ -106,7 +113,9 @@ def test_failing_build_publishes_nothing_and_leaves_nothing(store: ArtifactStore
 def test_rejected_gate_is_published_and_refused_by_consumers(store: ArtifactStore) -> None:
     gate = Gate(passed=False, value=0.4, threshold=0.5, detail="agreement")
     artifact, _ = produce(store, writer("x", gates={"agreement": gate}))
-    with pytest.raises(GateRejected, match=r"gate 'agreement' failed; got 0\.4; expected threshold 0\.5"):
+    with pytest.raises(
+        GateRejected, match=r"gate 'agreement' failed; got 0\.4; expected threshold 0\.5"
+    ):
         artifact.manifest.require_gates()
     assert json.loads(artifact.file("gates.json").read_text())["agreement"]["passed"] is False
 
@@ -141,7 +150,9 @@ print("reused" if reused else "made", artifact.digest, flush=True)
 
 def child(store: ArtifactStore, seconds: float) -> subprocess.Popen[str]:
     return subprocess.Popen(
-        [sys.executable, "-c", CHILD, str(store.root), str(seconds)], stdout=subprocess.PIPE, text=True
+        [sys.executable, "-c", CHILD, str(store.root), str(seconds)],
+        stdout=subprocess.PIPE,
+        text=True,
     )
 
 

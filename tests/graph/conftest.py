@@ -1,4 +1,6 @@
-"""Running experiments through the real graph in a private project, and asking Dagster what is stale."""
+"""Running experiments through the real graph in a private project, and asking Dagster what is
+stale.
+"""
 
 from __future__ import annotations
 
@@ -90,7 +92,8 @@ def materializations(workspace: Workspace, key: str) -> dict[str, int]:
         return {
             name: len(
                 instance.fetch_materializations(
-                    dg.AssetRecordsFilter(asset_key=stage_key(name), asset_partitions=[key]), limit=100
+                    dg.AssetRecordsFilter(asset_key=stage_key(name), asset_partitions=[key]),
+                    limit=100,
                 ).records
             )
             for name in STAGES

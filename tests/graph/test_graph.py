@@ -1,4 +1,6 @@
-"""The asset graph as Dagster sees it: the golden snapshot, the stage table behind it, no unstable API."""
+"""The asset graph as Dagster sees it: the golden snapshot, the stage table behind it, no unstable
+API.
+"""
 
 from __future__ import annotations
 
@@ -40,7 +42,9 @@ def described(definitions: dg.Definitions) -> dict[str, object]:
     }
     return {
         "assets": assets,
-        "jobs": sorted(job.name for job in definitions.resolve_all_job_defs() if not job.name.startswith("__")),
+        "jobs": sorted(
+            job.name for job in definitions.resolve_all_job_defs() if not job.name.startswith("__")
+        ),
         "schedules": sorted(schedule.name for schedule in definitions.schedules or ()),
         "sensors": sorted(sensor.name for sensor in definitions.sensors or ()),
     }
@@ -50,7 +54,9 @@ def test_graph_is_the_recorded_one(definitions: dg.Definitions) -> None:
     found = described(definitions)
     if os.environ.get("UPDATE_SNAPSHOT"):
         SNAPSHOT.write_text(json.dumps(found, indent=1, sort_keys=True) + "\n")
-    assert found == json.loads(SNAPSHOT.read_text()), "UPDATE_SNAPSHOT=1 records a change that is meant"
+    assert found == json.loads(SNAPSHOT.read_text()), (
+        "UPDATE_SNAPSHOT=1 records a change that is meant"
+    )
 
 
 def test_every_stage_is_an_asset_that_depends_on_what_it_reads(definitions: dg.Definitions) -> None:
@@ -66,9 +72,21 @@ def test_every_stage_is_an_asset_that_depends_on_what_it_reads(definitions: dg.D
 def test_definitions_use_no_beta_preview_or_superseded_api() -> None:
     code = "from harness_jobs.definitions import defs; defs()"
     done = subprocess.run(
-        [sys.executable, "-W", "always", "-c", code], capture_output=True, text=True, cwd=REPOSITORY, timeout=120
+        [sys.executable, "-W", "always", "-c", code],
+        capture_output=True,
+        text=True,
+        cwd=REPOSITORY,
+        timeout=120,
     )
     assert done.returncode == 0
-    unstable = [line for line in done.stderr.splitlines() if "BetaWarning" in line or "PreviewWarning" in line]
-    unstable += [line for line in done.stderr.splitlines() if "SupersessionWarning" in line or "Deprecat" in line]
+    unstable = [
+        line
+        for line in done.stderr.splitlines()
+        if "BetaWarning" in line or "PreviewWarning" in line
+    ]
+    unstable += [
+        line
+        for line in done.stderr.splitlines()
+        if "SupersessionWarning" in line or "Deprecat" in line
+    ]
     assert unstable == []
