@@ -1,0 +1,81 @@
+import json
+from pathlib import Path
+
+import pytest
+
+from reward_harness.errors import ArtifactError
+from reward_harness.rewards.base import conversation_of
+from reward_harness.rewards.load import load_rm
+from reward_harness.rm.artifact import RMArtifact, Scaling, content_id, read_artifact, write_artifact
+
+
+def rewrite(folder: Path, **changes) -> None:
+    path = folder / "artifact.json"
+    body = json.loads(path.read_bytes())
+    body.update(changes)
+    path.write_text(json.dumps({k: v for k, v in body.items() if v is not None}))
+
+
+def test_a_folder_and_a_single_file_are_one_artifact(city_artifact, tmp_path: Path):
+    folder, artifact = city_artifact
+    file = write_artifact(artifact, tmp_path / "exported" / "rm.json")
+    chat = conversation_of("capital?", "Paris")
+    first, second = load_rm(folder), load_rm(file)
+    assert (first.artifact_id, first.digest) == (second.artifact_id, second.digest)
+    assert first.score(chat) == second.score(chat) == 1.0
+
+
+def test_the_identity_leaves_out_when_and_from_what(city_artifact):
+    _, artifact = city_artifact
+    later = artifact.model_copy(update={"created_at_utc": "2030-01-01", "source_run_id": "other"})
+    assert content_id(later.content) == artifact.artifact_id
+    reweighted = artifact.model_copy(update={"normalization": Scaling(mean=1.0, std=2.0, n=3)})
+    assert content_id(reweighted.content) != artifact.artifact_id
+
+
+def test_provenance_lies_under_log_and_comes_back(city_artifact, tmp_path: Path):
+    _, artifact = city_artifact
+    made = artifact.model_copy(update={"created_at_utc": "2030-01-01T00:00:00+00:00", "dataset_hash": "d"})
+    write_artifact(made, tmp_path / "made")
+    assert "created_at_utc" not in json.loads((tmp_path / "made" / "artifact.json").read_bytes())
+    assert read_artifact(tmp_path / "made").dataset_hash == "d"
+
+
+@pytest.mark.parametrize(
+    ("changes", "reason"),
+    [
+        ({"schema_version": "9.0"}, "unknown schema version"),
+        ({"runtime_snapshot": None}, "no runtime snapshot"),
+        ({"artifact_id": "rm-0000"}, "does not match the artifact id"),
+        ({"kind": "oracle"}, "field 'kind'"),
+        ({"surprise": 1}, "surprise"),
+    ],
+)
+def test_a_bad_artifact_is_refused_with_the_reason(city_artifact, changes, reason):
+    folder, _ = city_artifact
+    rewrite(folder, **changes)
+    with pytest.raises(ArtifactError, match=reason):
+        load_rm(folder)
+
+
+def test_a_changed_weight_is_noticed(city_artifact):
+    folder, _ = city_artifact
+    text = (folder / "artifact.json").read_text()
+    (folder / "artifact.json").write_text(text.replace('"weight": 6.0', '"weight": 9.0'))
+    with pytest.raises(ArtifactError, match="does not match the artifact id"):
+        load_rm(folder)
+
+
+def test_missing_and_torn_files_are_artifact_errors(tmp_path: Path):
+    with pytest.raises(ArtifactError, match="no such"):
+        load_rm(tmp_path / "nowhere")
+    (tmp_path / "artifact.json").write_text('{"schema_version": ')
+    with pytest.raises(ArtifactError, match="not valid JSON"):
+        load_rm(tmp_path)
+
+
+def test_no_secret_and_no_time_is_in_the_identity(city_artifact, monkeypatch):
+    folder, artifact = city_artifact
+    text = (folder / "artifact.json").read_text()
+    assert "created" not in text and "api_key\"" not in text
+    assert RMArtifact.model_validate_json(text).artifact_id == artifact.artifact_id
