@@ -15,7 +15,7 @@ from harness_resources.store import Store
 prompt_templates = dg.AssetSpec(
     PROMPT_TEMPLATES,
     group_name="rubrics",
-    description="The prompts of initializer, proposer, verifier and judge: prompts/<locale>/<role>.yaml. "
+    description="The prompts of initializer, proposer, verifier and judge: prompts/*/<role>.yaml. "
     "Observed by the registry sensor and by every launch.",
     kinds={"yaml"},
     owners=OWNERS,

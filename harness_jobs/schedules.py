@@ -18,7 +18,7 @@ RESEARCH = ("rubric_population", "best_rubric")
     job_name="search_rubrics",
     cron_schedule="0 3 * * 1",
     execution_timezone="UTC",
-    description="Search again for every active experiment; an unchanged winner keeps all else fresh.",
+    description="Search again for every active experiment; the same winner keeps all else fresh.",
 )
 def weekly_rubric_research(
     context: dg.ScheduleEvaluationContext, store: Store

@@ -22,7 +22,7 @@ LOG_LINES = 40
     job_name="prepare_data",
     minimum_interval_seconds=30,
     default_status=dg.DefaultSensorStatus.RUNNING,
-    description="A new experiment file becomes a partition; a changed one marks what reads it stale.",
+    description="A new experiment file becomes a partition; a changed one marks its readers stale.",
 )
 def experiment_registry(context: dg.SensorEvaluationContext, store: Store) -> dg.SensorResult:
     """Add partitions, record changed sections, observe prompt templates and sources."""
@@ -102,7 +102,7 @@ def _drift(store: Store, key: str) -> str | None:
 @dg.run_failure_sensor(
     name="run_failure",
     default_status=dg.DefaultSensorStatus.RUNNING,
-    description="Writes data/dagster/failures/<run>.md: what failed, last log lines, how to resume.",
+    description="Writes data/dagster/failures/<run>.md: cause, last log lines, how to resume.",
 )
 def run_failure(context: dg.RunFailureSensorContext, store: Store) -> None:
     """Leave a note that a person can act on without the UI."""

@@ -10,7 +10,7 @@ from functools import cache
 from importlib import metadata
 from pathlib import Path
 
-from reward_harness.manifest import Environment
+from reward_harness.manifest import Code, Environment
 
 RECORDED_PACKAGES = (
     "torch",
@@ -43,11 +43,11 @@ def environment_of(device: str) -> Environment:
 
 
 @cache
-def code_state(root: Path) -> dict[str, str | bool | None]:
-    """``{commit, dirty}`` of the checkout at ``root``; both None outside a repository."""
+def code_of(root: Path, version: str) -> Code:
+    """``version`` with commit and dirtiness of the checkout at ``root``, None outside one."""
     commit = _git(root, "rev-parse", "HEAD")
     status = _git(root, "status", "--porcelain", "--untracked-files=no") if commit else None
-    return {"commit": commit, "dirty": None if status is None else bool(status)}
+    return Code(version=version, commit=commit, dirty=None if status is None else bool(status))
 
 
 def _git(root: Path, *arguments: str) -> str | None:

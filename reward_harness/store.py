@@ -11,12 +11,10 @@ killed process, and what it left half built is swept by the next builder.
 
 from __future__ import annotations
 
-import fcntl
 import json
 import os
 import shutil
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -26,6 +24,7 @@ from pydantic import ValidationError
 
 from reward_harness.errors import ArtifactError
 from reward_harness.hashing import canonical_json, digest_file, digest_json
+from reward_harness.locking import file_lock
 from reward_harness.manifest import (
     MANIFEST_NAME,
     Code,
@@ -202,7 +201,7 @@ class ArtifactStore:
         """
         folder = self.stage_folder(recipe.experiment, recipe.stage)
         folder.mkdir(parents=True, exist_ok=True)
-        with _lock(folder / f".lock-{recipe.digest[:16]}"):
+        with file_lock(folder / f".lock-{recipe.digest[:16]}"):
             if (known := self.find(recipe)) is not None:
                 known.verify()
                 return self._made_current(known, recipe, run_id), True
@@ -318,7 +317,7 @@ class ArtifactStore:
         )
         folder = self.stage_folder(recipe.experiment, recipe.stage)
         with (
-            _lock(folder / ".lock-publications"),
+            file_lock(folder / ".lock-publications"),
             (folder / PUBLICATIONS_NAME).open("ab+") as stream,
         ):
             stream.seek(0, os.SEEK_END)
@@ -360,14 +359,6 @@ def _fsync(path: Path) -> None:
 
 def _last_byte(descriptor: int, size: int) -> bytes:
     return os.pread(descriptor, 1, size - 1)
-
-
-@contextmanager
-def _lock(path: Path) -> Iterator[None]:
-    """Hold an exclusive lock on ``path``; waits for another holder, dies with the process."""
-    with path.open("w") as stream:
-        fcntl.flock(stream, fcntl.LOCK_EX)
-        yield
 
 
 def _now() -> str:

@@ -16,10 +16,10 @@ from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from reward_harness.environment import code_state, environment_of, peak_memory_bytes
+from reward_harness.environment import code_of, environment_of, peak_memory_bytes
 from reward_harness.errors import ArtifactError
 from reward_harness.hashing import digest_tree
-from reward_harness.manifest import Code, Outcome
+from reward_harness.manifest import Outcome
 from reward_harness.progress import ProgressSink, quiet
 from reward_harness.spec import ExperimentSpec
 from reward_harness.stages.table import STAGES, Stage
@@ -142,7 +142,7 @@ def make(
         lambda folder: _timed(builder_of(stage), run, folder),
         snapshot=spec.model_dump(mode="json"),
         environment=environment_of,
-        code=Code(version=stage.code_version, **code_state(workspace.root)),
+        code=code_of(workspace.root, stage.code_version),
         run_id=services.run_id,
     )
 
