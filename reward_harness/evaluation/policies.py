@@ -6,7 +6,7 @@ training optimised and, beside it, another one where the experiment has it. The 
 the mean over the samples is the prompt's value, and intervals are bootstrapped over prompts.
 
 KL is estimated on response tokens by log p − log p_ref of the sampled tokens (k1, Schulman 2020),
-both models untempered, summed over a response. Sampled at a temperature below 1 it only approximates
+both models untempered, summed over a response. Sampled at a temperature below 1 it only comes near
 the KL of the untempered models, and the report says so.
 """
 
@@ -25,6 +25,7 @@ from reward_harness.evaluation.statistics import (
     bootstrap_mean,
     bootstrap_ratio,
     paired_permutation_test,
+    wilson,
 )
 from reward_harness.evaluation.texts import distinct_n, is_refusal, is_verbose, repetition
 from reward_harness.manifest import Frozen
@@ -142,9 +143,9 @@ def measure_policy(
         kl_token=_kl_token(table, lengths),
         length_tokens=table.interval("length", lengths),
         length_change=_length_change(table, lengths, reference),
-        ended_share=table.interval("ended", table.values(lambda s: s.ended)),
-        verbose_rate=table.interval("verbose", table.values(_verbose)),
-        refusal_rate=table.interval("refusal", table.values(lambda s: is_refusal(s.text))),
+        ended_share=table.rate("ended", lambda s: s.ended),
+        verbose_rate=table.rate("verbose", _verbose),
+        refusal_rate=table.rate("refusal", lambda s: is_refusal(s.text)),
         repetition=table.interval("repetition", table.values(lambda s: repetition(s.text))),
         distinct_1=distinct_n([s.text for s in output.samples], 1),
         distinct_2=distinct_n([s.text for s in output.samples], 2),
@@ -172,7 +173,15 @@ class _ByPrompt:
         """``measure`` of each sample, averaged within prompts."""
         return self.mean(np.array([float(measure(sample)) for sample in self.samples]))
 
+    def rate(self, purpose: str, measure: Callable[[Sample], bool]) -> Interval:
+        """Share of samples that have it; Wilson's interval if they are one a prompt."""
+        if len(self.groups) == len(self.samples):
+            hits = sum(measure(sample) for sample in self.samples)
+            return wilson(hits, len(self.samples), self.how.confidence)
+        return self.interval(purpose, self.values(measure))
+
     def interval(self, purpose: str, values: Scores) -> Interval:
+        """Mean over prompts with its bootstrap interval."""
         rng = self.how.rng(self.name, purpose)
         return bootstrap_mean(values, rng, samples=self.how.samples, confidence=self.how.confidence)
 
