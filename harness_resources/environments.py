@@ -34,7 +34,7 @@ def resources() -> Mapping[str, dg.ConfigurableResource]:
         "store": Store(),
         "llm": LLM(),
         "compute": Compute(kind="inline" if name == "smoke" else "experiment"),
-        "reward_service": RewardService(attach=True),
+        "reward_service": RewardService(),
     }
 
 
