@@ -68,6 +68,11 @@ def _served_reward(spec: ExperimentSpec) -> tuple[str, ...]:
     return (made, "preference_pairs", "ranked_prompts")
 
 
+_SECOND_OPINION = {"rubric": "bt_reward_model", "classifier": "best_rubric"}
+"""By the served reward, the one that judges policies beside it: nothing was trained on that one."""
+
+_CHECKPOINTS = ("sft_checkpoint", "dpo_checkpoint", "grpo_checkpoint", "ppo_checkpoint")
+
 _ALL = (
     _dataset("preference_pairs", "preferences"),
     _dataset("ranked_prompts", "ranked"),
@@ -138,14 +143,12 @@ _ALL = (
         group="evaluations",
         builder="reward_harness.stages.evaluations:policy_report",
         sections=("evaluation", "compute"),
-        inputs=(
+        inputs=("rl_prompts", "rm_deployment", *_SECOND_OPINION.values(), *_CHECKPOINTS),
+        uses=lambda spec: (
             "rl_prompts",
             "rm_deployment",
-            "bt_reward_model",
-            "sft_checkpoint",
-            "dpo_checkpoint",
-            "grpo_checkpoint",
-            "ppo_checkpoint",
+            _SECOND_OPINION[spec.reward_model.serve],
+            *_CHECKPOINTS,
         ),
         wanted=lambda spec: spec.policy.sft is not None and spec.dataset.rl_prompts is not None,
     ),
