@@ -1,8 +1,9 @@
 """The error tree: every failure a user can cause or repair is a ``HarnessError``.
 
-An error says what happened, where, what was found, what was expected and what to do; the command line prints exactly
-that and exits with the class's ``exit_code`` (2 for bad input, 3 for an endpoint, 1 otherwise). Errors pickle, because
-stages run in other processes, and each also inherits the standard exception that a caller would catch.
+An error says what happened, where, what was found, what was expected and what to do; the command
+line prints exactly that and exits with the class's ``exit_code`` (2 for bad input, 3 for an
+endpoint, 1 otherwise). Errors pickle, because stages run in other processes, and each also
+inherits the standard exception that a caller would catch.
 """
 
 from __future__ import annotations

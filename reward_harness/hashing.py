@@ -1,6 +1,8 @@
-"""Content identity: canonical JSON, digests of values, files and folders, and seeds derived from names.
+"""Content identity: canonical JSON, digests of values, files and folders, and seeds derived from
+names.
 
-Every digest is a lowercase sha256 in hex. Two values have one digest exactly when their canonical JSON is the same.
+Every digest is a lowercase sha256 in hex. Two values have one digest exactly when their canonical
+JSON is the same.
 """
 
 from __future__ import annotations

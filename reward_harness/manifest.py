@@ -1,7 +1,8 @@
 """What a stage made, from what, how well and at what cost: the record beside every artifact.
 
-A manifest is written last, so a folder without one does not exist for readers. Its ``digest`` covers the outputs only
-(paths outside ``log/``, their sha256 and sizes), never time or inputs: the same content made again is the same artifact.
+A manifest is written last, so a folder without one does not exist for readers. Its ``digest``
+covers the outputs only (paths outside ``log/``, their sha256 and sizes), never time or inputs: the
+same content made again is the same artifact.
 """
 
 from __future__ import annotations

@@ -1,7 +1,8 @@
 """Progress of long work, as events a caller can show: the library never prints.
 
-A sink is any callable that takes a ``Progress``. ``quiet`` drops events; the command line draws a bar; the Dagster side
-writes log lines; the training worker appends them to a file its launcher follows.
+A sink is any callable that takes a ``Progress``. ``quiet`` drops events; the command line draws a
+bar; the Dagster side writes log lines; the training worker appends them to a file its launcher
+follows.
 """
 
 from __future__ import annotations

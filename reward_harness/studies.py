@@ -79,7 +79,7 @@ def slug(value: Scalar) -> str:
 
 
 def expand(study: StudySpec) -> list[Member]:
-    """All members in grid order, then seed order; ``SpecError`` for a collision or too long a key."""
+    """All members, by grid, then seed; ``SpecError`` for a collision or too long a key."""
     members = list(_members(study))
     seen: dict[str, Member] = {}
     for member in members:
