@@ -10,6 +10,7 @@ import typer
 
 from reward_harness.cli import artifacts, doctor, experiment, serving, ui
 from reward_harness.errors import HarnessError
+from reward_harness.rm import server
 
 app = typer.Typer(
     name="harness",
@@ -25,6 +26,7 @@ app.command("doctor")(doctor.doctor)
 app.command("ui")(ui.ui)
 app.command("deploy")(serving.deploy)
 app.command("rollback")(serving.rollback)
+app.command("serve")(server.serve)
 
 
 def main() -> None:

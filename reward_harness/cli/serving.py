@@ -23,7 +23,7 @@ def deploy(
     deployed_by: Annotated[str | None, typer.Option(help="default: the user's name")] = None,
 ) -> None:
     """Verify an RM artifact and its gates, and switch the target's pointer to it."""
-    from reward_harness.rm.deploy import Deployments
+    from reward_harness.rm.deployments import Deployments
 
     workspace = Workspace.discover()
     manifest = Deployments(workspace, target).deploy(
@@ -35,7 +35,7 @@ def deploy(
 
 def rollback(target: TargetOption = "dev") -> None:
     """Serve what the target served before."""
-    from reward_harness.rm.deploy import Deployments
+    from reward_harness.rm.deployments import Deployments
 
     manifest = Deployments(Workspace.discover(), target).rollback()
     console.print(f"{target} now serves {manifest.artifact_id} ({manifest.artifact_digest[:12]})")
