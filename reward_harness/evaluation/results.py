@@ -82,7 +82,7 @@ class PolicyResults(Frozen):
 R = TypeVar("R", RewardResults, PolicyResults)
 
 
-def write_results(path: Path, results: RewardResults | PolicyResults) -> None:
+def write_results(path: Path, results: Frozen) -> None:
     """Canonical JSON with floats rounded, so that equal measurements make equal bytes."""
     path.write_bytes(canonical_json(rounded(results.model_dump(mode="json"))))
 
