@@ -10,10 +10,12 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Literal, TypeVar
 
 from reward_harness.hashing import canonical_json, digest_json
-from reward_harness.llm.gateway import Gateway
+from reward_harness.llm.backends import resolve_endpoint
+from reward_harness.llm.gateway import Caps, Gateway
 from reward_harness.llm.parsing import (
     ReplyError,
     parse_criteria,
@@ -24,6 +26,7 @@ from reward_harness.llm.verdicts import Asker, VerdictStore
 from reward_harness.prompts import Role, Template
 from reward_harness.rewards.base import Failed
 from reward_harness.rubrics.types import SCALE_BOUNDS, Criterion, Grades, Rubric, Scale
+from reward_harness.sections import Endpoint
 
 T = TypeVar("T")
 MAX_CRITERIA = 8
@@ -264,3 +267,17 @@ def _shown(criterion: Criterion, weighted: bool = False) -> dict[str, Any]:
     if weighted:
         shown |= {"weight": criterion.weight, "polarity": criterion.polarity}
     return shown
+
+
+def open_roles(
+    endpoint: Endpoint,
+    templates: Mapping[Role, Template],
+    store: Path | None,
+    caps: Caps | None = None,
+) -> ModelRoles:
+    """Roles at an endpoint (after the environment's overrides), with the store at ``store``.
+
+    ``LLMError`` where the key is not set or the store cannot be opened.
+    """
+    gateway = Gateway(resolve_endpoint(endpoint), caps)
+    return ModelRoles(gateway, VerdictStore(store), templates)

@@ -46,15 +46,19 @@ class Asker:
 
 
 class VerdictStore:
-    """Answers by key; safe for several threads and processes."""
+    """Answers by key, at ``path`` or in memory; safe for several threads and processes."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path | None) -> None:
         self.path = path
         self._lock = threading.Lock()
         try:
-            path.parent.mkdir(parents=True, exist_ok=True)
+            if path is not None:
+                path.parent.mkdir(parents=True, exist_ok=True)
             self._db = sqlite3.connect(
-                path, timeout=BUSY_TIMEOUT_S, isolation_level=None, check_same_thread=False
+                path or ":memory:",
+                timeout=BUSY_TIMEOUT_S,
+                isolation_level=None,
+                check_same_thread=False,
             )
             self._db.execute("PRAGMA journal_mode=WAL")
             self._db.execute("PRAGMA synchronous=NORMAL")
@@ -102,7 +106,7 @@ class VerdictStore:
             self._db.close()
 
 
-def _unusable(path: Path, error: Exception) -> LLMError:
+def _unusable(path: Path | None, error: Exception) -> LLMError:
     return LLMError(
         "the verdict store cannot be used",
         where=str(path),

@@ -1,0 +1,261 @@
+"""The two algorithms, each as a pure step from one ``Unit`` to the next.
+
+``evolutionary``: parents are chosen from the population, children are made on its hardest
+prompts, duplicates by content dropped, elites and the best survivors kept, the rest filled with
+the best children. ``iterative``: one rubric is refined on its own two top responses and replaced
+if the child is not worse; responses that were looked at are not looked at again
+(Refinement-through-Differentiation, arXiv 2509.21500) as long as two others remain.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from reward_harness.errors import LLMError
+from reward_harness.hashing import derive_seed
+from reward_harness.rewards.base import Failed
+from reward_harness.rubrics.search.designers import Designer
+from reward_harness.rubrics.search.evaluation import Evaluator
+from reward_harness.rubrics.search.mutation import (
+    FIT_WEIGHTS,
+    Child,
+    Plan,
+    make_children,
+    modes_of,
+    top_two,
+)
+from reward_harness.rubrics.search.selection import choose_parents
+from reward_harness.rubrics.search.state import Member, Round, Unit, archived
+from reward_harness.rubrics.types import Rubric
+from reward_harness.sections import SearchConfig
+
+IMPROVEMENT = 1e-9
+
+
+@dataclass(frozen=True, slots=True)
+class Bench:
+    """What every step of a search works with."""
+
+    evaluator: Evaluator
+    designer: Designer
+    config: SearchConfig
+    seed: int
+
+
+async def start(bench: Bench, unit: Unit, preset: Rubric | None) -> tuple[Unit, Round]:
+    """The first population: the initial rubric, the designer's others, and their children."""
+    prompts = [bench.evaluator.prompts[i] for i in unit.prompts]
+    found = [preset] if preset else await bench.designer.initial(prompts, None)
+    rubrics = list({r.digest: r for r in found if isinstance(r, Rubric)}.values())
+    if not rubrics:
+        reason = next(r.error for r in found if isinstance(r, Failed))
+        raise LLMError(f"no initial rubric could be had: {reason}", where=unit.unit_id)
+    members = await _members(bench, unit, [(r, "initial", None) for r in rubrics])
+    unit = unit.model_copy(update={"initial": rubrics[0].digest, "members": _sorted(members)})
+    if bench.config.mode == "iterative":
+        unit = unit.model_copy(update={"members": (members[0],)})
+        return _closed(unit, members, [], 0, 0)
+    room = bench.config.population_size - len(members)
+    plans = _plans(bench, unit, room, [*_every_fit(unit)])
+    children = await _children(bench, unit, plans)
+    fresh, duplicates = _distinct(children, {m.rubric.digest for m in members})
+    born = await _members(bench, unit, fresh)
+    ranked = _sorted([*members, *born])[: bench.config.population_size]
+    unit = unit.model_copy(update={"members": ranked})
+    return _closed(unit, [*members, *born], children, duplicates, len(born))
+
+
+async def evolve(bench: Bench, unit: Unit) -> tuple[Unit, Round]:
+    """One generation."""
+    config, before = bench.config, unit.best
+    unit = unit.model_copy(update={"generation": unit.generation + 1})
+    plans = _plans(bench, unit, config.mutations_per_round, [(unit.best, FIT_WEIGHTS)])
+    children = await _children(bench, unit, plans)
+    known = {m.rubric.digest for m in (*unit.members, *unit.archive)}
+    fresh, duplicates = _distinct(children, known)
+    born = await _members(bench, unit, fresh)
+    members = survivors(unit.members, born, config)
+    accepted = len({m.rubric.digest for m in members} & {m.rubric.digest for m in born})
+    unit = unit.model_copy(update={"members": members})
+    unit = unit.model_copy(update=_progress(unit, before, config))
+    return _closed(unit, born, children, duplicates, accepted)
+
+
+async def refine(bench: Bench, unit: Unit) -> tuple[Unit, Round]:
+    """One iteration on the hardest prompt that still has two unused responses."""
+    current = unit.best
+    chosen = _unused_pair(bench, unit, current.rubric)
+    if chosen is None:
+        return _closed(
+            unit.model_copy(update={"finished": "all responses were used"}), [], [], 0, 0
+        )
+    prompt, pair = chosen
+    modes = (*modes_of(bench.designer), FIT_WEIGHTS)
+    unit = unit.model_copy(
+        update={
+            "generation": unit.generation + 1,
+            "used": (*unit.used, *((prompt, response) for response in pair)),
+        }
+    )
+    plan = Plan(current, modes[(unit.generation - 1) % len(modes)], prompt, unit.generation)
+    children = await _children(bench, unit, [plan])
+    fresh, duplicates = _distinct(children, {current.rubric.digest})
+    born = await _members(bench, unit, fresh)
+    better = [m for m in born if m.score is not None and m.score >= (current.score or 0.0)]
+    unit = unit.model_copy(update={"members": (better[0] if better else current,)})
+    if unit.generation >= bench.config.iterations:
+        unit = unit.model_copy(update={"finished": "all iterations were made"})
+    return _closed(unit, born, children, duplicates, len(better))
+
+
+def survivors(
+    members: Sequence[Member], born: Sequence[Member], config: SearchConfig
+) -> tuple[Member, ...]:
+    """Elites and the surviving share of the old population, then the best of everyone else."""
+    old = [m for m in _sorted(members) if m.score is not None]
+    kept = old[: max(config.elitism_count, math.ceil(config.survival_fraction * len(members)), 1)]
+    ids = {m.rubric.digest for m in kept}
+    others = [m for m in (*old, *born) if m.score is not None and m.rubric.digest not in ids]
+    room = max(config.population_size - len(kept), 0)
+    return _sorted([*kept, *_sorted(others)[:room]])
+
+
+def _progress(unit: Unit, before: Member, config: SearchConfig) -> dict[str, object]:
+    """Stagnation count and, at the end, why the unit is finished."""
+    gained = (unit.best.score or 0.0) > (before.score or 0.0) + IMPROVEMENT
+    stagnation = 0 if gained else unit.stagnation + 1
+    finished = None
+    if stagnation >= config.stagnation_generations:
+        finished = f"no gain in {stagnation} generations"
+    elif unit.generation >= config.generations:
+        finished = "all generations were made"
+    return {"stagnation": stagnation, "finished": finished}
+
+
+def _plans(bench: Bench, unit: Unit, count: int, fits: Sequence[tuple[Member, str]]) -> list[Plan]:
+    """``count`` children of the chosen parents, modes and hard prompts by turns, and the fits."""
+    config, rng = bench.config, _rng(bench, unit, "parents")
+    parents = choose_parents(
+        unit.members, config.mutation_parent_count, config.selection_strategy, rng
+    )
+    modes = modes_of(bench.designer)
+    offset = unit.generation * config.mutations_per_round
+    hard = {p.rubric.digest: _hardest(bench, unit, p.rubric) for p in parents}
+    plans: list[Plan] = []
+    for number in range(max(count, 0)):
+        parent = parents[number % len(parents)]
+        prompts = hard[parent.rubric.digest]
+        prompt = prompts[number // len(parents) % len(prompts)]
+        mode = modes[(offset + number) % len(modes)]
+        plans.append(Plan(parent, mode, prompt, offset + number))
+    plans += [Plan(m, mode, unit.prompts[0], i) for i, (m, mode) in enumerate(fits)]
+    return plans
+
+
+def _every_fit(unit: Unit) -> list[tuple[Member, str]]:
+    return [(member, FIT_WEIGHTS) for member in unit.members]
+
+
+def _hardest(bench: Bench, unit: Unit, rubric: Rubric) -> list[int]:
+    """The ``batch_size`` hardest prompts for ``rubric``."""
+    population = [m.rubric for m in unit.members]
+    hardness = {i: bench.evaluator.hardness(population, rubric, i) for i in unit.prompts}
+    return sorted(unit.prompts, key=lambda i: (-hardness[i], i))[: bench.config.batch_size]
+
+
+def _unused_pair(bench: Bench, unit: Unit, rubric: Rubric) -> tuple[int, tuple[int, int]] | None:
+    """The hardest prompt's two best unused responses; a prompt with two only may be used again."""
+    used = set(unit.used)
+    hardness = {i: bench.evaluator.hardness([rubric], rubric, i) for i in unit.prompts}
+    reusable: tuple[int, tuple[int, int]] | None = None
+    for prompt in sorted(unit.prompts, key=lambda i: (-hardness[i], i)):
+        scores = bench.evaluator.scores(rubric, prompt)
+        pair = top_two(scores, [r for p, r in used if p == prompt])
+        if pair is not None:
+            return prompt, pair
+        if reusable is None and len(scores) == 2 and (again := top_two(scores)) is not None:
+            reusable = prompt, again
+    return reusable
+
+
+async def _children(bench: Bench, unit: Unit, plans: Sequence[Plan]) -> list[Child]:
+    seed = derive_seed(bench.seed, unit.unit_id, unit.generation)
+    return await make_children(plans, bench.evaluator, bench.designer, seed, unit.prompts)
+
+
+def _distinct(
+    children: Sequence[Child], known: set[str]
+) -> tuple[list[tuple[Rubric, str, str | None]], int]:
+    """Children whose content is new, and how many were not."""
+    seen, fresh, duplicates = set(known), list[tuple[Rubric, str, str | None]](), 0
+    for child in children:
+        if isinstance(child.rubric, Failed):
+            continue
+        if child.rubric.digest in seen:
+            duplicates += 1
+            continue
+        seen.add(child.rubric.digest)
+        fresh.append((child.rubric, child.plan.mode, child.plan.parent.rubric.digest))
+    return fresh, duplicates
+
+
+async def _members(
+    bench: Bench, unit: Unit, rubrics: Sequence[tuple[Rubric, str, str | None]]
+) -> list[Member]:
+    """Evaluate rubrics on the unit's prompts, all of a round at once."""
+    await bench.evaluator.prepare([r for r, _, _ in rubrics], unit.prompts)
+    members: list[Member] = []
+    for rubric, mode, parent in rubrics:
+        found = bench.evaluator.evaluate(rubric, unit.prompts)
+        members.append(
+            Member(
+                rubric=rubric,
+                score=found.score,
+                agreement=found.agreement,
+                tail_acc=found.tail_acc,
+                diverse_tail_acc=found.diverse_tail_acc,
+                tail_var=found.tail_var,
+                unscored=found.unscored,
+                mode=mode,
+                parent=parent,
+                born=unit.generation,
+            )
+        )
+    return members
+
+
+def _closed(
+    unit: Unit, born: Sequence[Member], children: Sequence[Child], duplicates: int, accepted: int
+) -> tuple[Unit, Round]:
+    """The unit with its archive brought up to date, and the round's line of history."""
+    members = (*unit.members, *born)
+    unit = unit.model_copy(update={"archive": archived(unit.archive, members, unit.initial)})
+    scored = [m.score for m in unit.members if m.score is not None]
+    modes: dict[str, int] = {}
+    for child in children:
+        modes[child.plan.mode] = modes.get(child.plan.mode, 0) + 1
+    return unit, Round(
+        unit=unit.unit_id,
+        generation=unit.generation,
+        best=unit.best.score,
+        mean=float(np.mean(scored)) if scored else None,
+        agreement=unit.best.agreement,
+        best_rubric=unit.best.rubric.digest,
+        children=len(children),
+        duplicates=duplicates,
+        failed=sum(isinstance(c.rubric, Failed) for c in children),
+        accepted=accepted,
+        modes=dict(sorted(modes.items())),
+    )
+
+
+def _sorted(members: Sequence[Member]) -> tuple[Member, ...]:
+    return tuple(sorted(members, key=lambda m: m.rank_key))
+
+
+def _rng(bench: Bench, unit: Unit, purpose: str) -> np.random.Generator:
+    return np.random.default_rng(derive_seed(bench.seed, unit.unit_id, unit.generation, purpose))

@@ -1,0 +1,300 @@
+"""A search that can be stepped, stopped and resumed: ``search_rubrics`` and ``SearchSession``.
+
+    session = SearchSession.create(records, SearchConfig(backend="heuristic"), seed=7)
+    while session.step():
+        session.checkpoint(path)
+    rubric = session.result().best_rubrics["__shared__"]
+
+A checkpoint is written after every generation where a path is given. A budget ends the search
+cleanly: the state of the last complete generation is the result, and a later session goes on
+from it; answers of the unfinished generation are kept in the verdict store.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from reward_harness.data.records import RankedPrompt
+from reward_harness.errors import BudgetExceeded, DataError
+from reward_harness.llm.backends import resolve_backend
+from reward_harness.llm.event_loop import run_sync
+from reward_harness.progress import Progress
+from reward_harness.rubrics.objective import Weights
+from reward_harness.rubrics.search.designers import ModelDesigner, TemplateDesigner
+from reward_harness.rubrics.search.evaluation import Evaluator
+from reward_harness.rubrics.search.evolution import Bench, evolve, refine, start
+from reward_harness.rubrics.search.problem import search_prompts
+from reward_harness.rubrics.search.state import (
+    Member,
+    Round,
+    SearchState,
+    Spent,
+    Unit,
+    read_checkpoint,
+    write_checkpoint,
+)
+from reward_harness.rubrics.search.surroundings import (
+    Surroundings,
+    identity,
+    open_search_roles,
+)
+from reward_harness.rubrics.types import Rubric
+from reward_harness.sections import SearchConfig
+
+SHARED = "__shared__"
+
+
+@dataclass(frozen=True, slots=True)
+class SearchResult:
+    """What a search found.
+
+    ``best_rubrics`` are by prompt id, or under ``__shared__``: the best by the search's own
+    objective. Select on held-out prompts (``heldout.select``) before using one.
+    """
+
+    state: SearchState
+    spent: Spent
+    stopped: str
+    backend: str
+    roles_calls: Mapping[str, int]
+    inconsistent_share: float | None
+
+    @property
+    def best_rubrics(self) -> dict[str, Rubric]:
+        """The best rubric of each unit."""
+        return {unit.unit_id: unit.best.rubric for unit in self.state.units}
+
+    @property
+    def best_members(self) -> dict[str, Member]:
+        """The same with what is known of them."""
+        return {unit.unit_id: unit.best for unit in self.state.units}
+
+
+class SearchSession:
+    """One search: create or resume it, step it, look at it, leave it as a checkpoint."""
+
+    def __init__(
+        self,
+        records: Sequence[RankedPrompt],
+        config: SearchConfig,
+        seed: int,
+        around: Surroundings,
+        state: SearchState | None = None,
+    ) -> None:
+        if not records:
+            raise DataError("a search needs at least one prompt")
+        self.records, self.config, self.around = list(records), config, around
+        self.backend = resolve_backend(config)
+        self.roles = open_search_roles(config, around)
+        dataset, settings = identity(records, config, seed, around)
+        self.state = state or SearchState(dataset=dataset, config=settings)
+        self._before = self.state.spent
+        prompts = search_prompts(records, "labels" if self.roles is None else "model")
+        weights = Weights(
+            config.tail_fraction, config.lambda_var, config.mu_diverse, config.pair_confidence_prior
+        )
+        self.evaluator = Evaluator(prompts, weights, self.roles)
+        designer = TemplateDesigner() if self.roles is None else ModelDesigner(self.roles)
+        self._bench = Bench(self.evaluator, designer, config, seed)
+        self._recalled = state is None
+        self.stopped = ""
+
+    @classmethod
+    def create(
+        cls,
+        records: Sequence[RankedPrompt],
+        config: SearchConfig,
+        *,
+        seed: int = 7,
+        around: Surroundings | None = None,
+    ) -> SearchSession:
+        """A new search; nothing is asked before the first ``step``."""
+        return cls(records, config, seed, around or Surroundings())
+
+    @classmethod
+    def resume(
+        cls,
+        records: Sequence[RankedPrompt],
+        config: SearchConfig,
+        path: Path,
+        *,
+        seed: int = 7,
+        around: Surroundings | None = None,
+    ) -> SearchSession:
+        """Go on from a checkpoint; ``SpecError`` if it is of another data set or configuration."""
+        around = around or Surroundings()
+        state = read_checkpoint(path, *identity(records, config, seed, around))
+        return cls(records, config, seed, around, state)
+
+    def step(self) -> bool:
+        """One generation; False once the search has finished. ``BudgetExceeded`` at a cap."""
+        if self.finished:
+            return False
+        run_sync(self._step())
+        return not self.finished
+
+    def run(self) -> SearchResult:
+        """All generations that are left; a cap ends it with what there is, if there is anything."""
+        try:
+            while self.step():
+                pass
+        except BudgetExceeded as error:
+            self.stopped = str(error)
+            if not self.state.units:
+                raise
+        return self.result()
+
+    def checkpoint(self, path: Path) -> None:
+        """Write the state of the last complete generation."""
+        write_checkpoint(path, self.state)
+
+    def result(self) -> SearchResult:
+        """What has been found so far; ``DataError`` before the first step."""
+        if not self.state.units:
+            raise DataError("the search has not made its first population yet")
+        reasons = sorted({u.finished for u in self.state.units if u.finished})
+        compared = self.evaluator.compared
+        return SearchResult(
+            state=self.state,
+            spent=self._spent(),
+            stopped=self.stopped or "; ".join(reasons),
+            backend=self.backend,
+            roles_calls={} if self.roles is None else dict(self.roles.gateway.usage.calls_by_role),
+            inconsistent_share=self.evaluator.inconsistent / compared if compared else None,
+        )
+
+    def close(self) -> None:
+        """Close connections and store."""
+        if self.roles is not None:
+            run_sync(self.roles.aclose())
+
+    @property
+    def finished(self) -> bool:
+        """Whether every unit has finished, or the generations of a global batch are over."""
+        units = self.state.units
+        if self.config.scope == "global_batch" and self.state.generation > self._rounds:
+            return True
+        return bool(units) and all(unit.finished for unit in units)
+
+    @property
+    def _rounds(self) -> int:
+        config = self.config
+        return config.iterations if config.mode == "iterative" else config.generations
+
+    async def _step(self) -> None:
+        if not self.state.units:
+            units = self._units()
+            made = await _together([start(self._bench, u, self.around.preset) for u in units])
+        else:
+            await self._recall()
+            advance = refine if self.config.mode == "iterative" else evolve
+            made = await _together([advance(self._bench, unit) for unit in self._active()])
+        changed = {unit.unit_id: unit for unit, _ in made}
+        before = self.state.units or self._units()
+        self.state = self.state.model_copy(
+            update={
+                "generation": self.state.generation + 1,
+                "units": tuple(changed.get(u.unit_id, u) for u in before),
+                "history": (*self.state.history, *(line for _, line in made)),
+                "verdicts": self.evaluator.verdicts(),
+                "compared": self.evaluator.compared,
+                "inconsistent": self.evaluator.inconsistent,
+                "spent": self._spent(),
+            }
+        )
+        if self.around.checkpoint is not None:
+            self.checkpoint(self.around.checkpoint)
+        self._tell([line for _, line in made])
+
+    async def _recall(self) -> None:
+        """After a resume: have the grades of the known rubrics again, from store or code."""
+        if self._recalled:
+            return
+        self.evaluator.know(self.state.verdicts)
+        self.evaluator.compared = self.state.compared
+        self.evaluator.inconsistent = self.state.inconsistent
+        for unit in self.state.units:
+            await self.evaluator.prepare([m.rubric for m in unit.members], unit.prompts)
+        self._recalled = True
+
+    def _units(self) -> tuple[Unit, ...]:
+        every = tuple(range(len(self.records)))
+        if self.config.scope == "shared":
+            return (Unit(unit_id=SHARED, prompts=every),)
+        return tuple(Unit(unit_id=self.records[i].prompt_id, prompts=(i,)) for i in every)
+
+    def _active(self) -> list[Unit]:
+        """The units that this generation works on: all, or the hardest of a global batch."""
+        waiting = [unit for unit in self.state.units if not unit.finished]
+        if self.config.scope != "global_batch":
+            return waiting
+
+        def ease(unit: Unit) -> tuple[float, str]:
+            rubrics = [m.rubric for m in unit.members]
+            hard = self.evaluator.hardness(rubrics, unit.best.rubric, unit.prompts[0])
+            return -hard, unit.unit_id
+
+        return sorted(waiting, key=ease)[: self.config.batch_size]
+
+    def _spent(self) -> Spent:
+        if self.roles is None:
+            return self._before
+        usage, before = self.roles.gateway.usage, self._before
+        known = [u for u in (before.usd, usage.usd) if u is not None]
+        return Spent(
+            calls=before.calls + usage.calls,
+            cached=before.cached + usage.cached,
+            prompt_tokens=before.prompt_tokens + usage.prompt_tokens,
+            completion_tokens=before.completion_tokens + usage.completion_tokens,
+            usd=sum(known) if known else None,
+        )
+
+    def _tell(self, lines: Sequence[Round]) -> None:
+        best = [line.best for line in lines if line.best is not None]
+        agreements = [line.agreement for line in lines if line.agreement is not None]
+        spent = self._spent()
+        numbers: dict[str, float] = {"calls": spent.calls, "cached": spent.cached}
+        if best:
+            numbers["score"] = sum(best) / len(best)
+        if agreements:
+            numbers["agreement"] = sum(agreements) / len(agreements)
+        if spent.usd is not None:
+            numbers["usd"] = spent.usd
+        step = self.state.generation - 1
+        message = f"generation {step} of {self._rounds}"
+        self.around.progress(Progress(self.around.stage, step, self._rounds, message, numbers))
+
+
+async def _together(steps: Sequence[Any]) -> list[tuple[Unit, Round]]:
+    """All steps; the first error is raised when none is running any more."""
+    answers = await asyncio.gather(*steps, return_exceptions=True)
+    made: list[tuple[Unit, Round]] = []
+    for answer in answers:
+        if isinstance(answer, BaseException):
+            raise answer
+        made.append(answer)
+    return made
+
+
+def search_rubrics(
+    dataset: Sequence[RankedPrompt],
+    config: SearchConfig,
+    *,
+    seed: int = 7,
+    around: Surroundings | None = None,
+) -> SearchResult:
+    """Run a search to its end, resuming from ``around.checkpoint`` if it is there."""
+    around = around or Surroundings()
+    session = (
+        SearchSession.resume(dataset, config, around.checkpoint, seed=seed, around=around)
+        if around.checkpoint is not None and around.checkpoint.is_file()
+        else SearchSession.create(dataset, config, seed=seed, around=around)
+    )
+    try:
+        return session.run()
+    finally:
+        session.close()

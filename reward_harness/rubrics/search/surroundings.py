@@ -1,0 +1,76 @@
+"""What a search uses besides data and configuration, and the identity it is resumed by."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from reward_harness.data.records import RankedPrompt
+from reward_harness.errors import DataError
+from reward_harness.hashing import digest_json
+from reward_harness.llm.backends import backend_identity, resolve_backend
+from reward_harness.llm.gateway import Caps
+from reward_harness.llm.roles import ModelRoles, open_roles
+from reward_harness.llm.verdicts import STORE_NAME
+from reward_harness.progress import ProgressSink, quiet
+from reward_harness.prompts import load_templates
+from reward_harness.rubrics.search.problem import dataset_digest
+from reward_harness.rubrics.types import Rubric
+from reward_harness.sections import SearchConfig
+
+OPERATIONAL = {"max_calls", "max_usd"}
+OPERATIONAL_ENDPOINT = {"base_url", "api_key_env", "timeout_s", "max_retries", "concurrency"}
+
+
+@dataclass(frozen=True, slots=True)
+class Surroundings:
+    """What a search uses besides its data and its configuration; none of it changes the result.
+
+    Attributes:
+        cache: folder of the verdict store; None keeps verdicts in memory only.
+        prompts: folder of the templates; None means the built-in ones.
+        preset: the rubric to start from instead of asking for one.
+        checkpoint: written after every generation, and read first if it is there.
+        caps: what this session may spend.
+        progress: told of every generation.
+        stage: the name progress events carry.
+    """
+
+    cache: Path | None = None
+    prompts: Path | None = None
+    preset: Rubric | None = None
+    checkpoint: Path | None = None
+    caps: Caps = field(default_factory=Caps)
+    progress: ProgressSink = quiet
+    stage: str = "rubric_population"
+
+
+def open_search_roles(config: SearchConfig, around: Surroundings) -> ModelRoles | None:
+    """The endpoint's roles for a search; None without a model. ``LLMError`` without a key."""
+    backend = resolve_backend(config)
+    if backend == "heuristic":
+        return None
+    if backend == "local":
+        raise DataError("no model in this process can search", fix="Use openai or heuristic.")
+    templates = load_templates(around.prompts, config.locale)
+    store = None if around.cache is None else around.cache / STORE_NAME
+    return open_roles(config.endpoint, templates, store, around.caps)
+
+
+def identity(
+    records: Sequence[RankedPrompt], config: SearchConfig, seed: int, around: Surroundings
+) -> tuple[str, str]:
+    """Digests of the data and of all that decides the search's result."""
+    settings: dict[str, Any] = config.model_dump(mode="json", exclude=OPERATIONAL)
+    settings["endpoint"] = {
+        k: v for k, v in settings["endpoint"].items() if k not in OPERATIONAL_ENDPOINT
+    }
+    backend = backend_identity(config)
+    templates: dict[str, str] = {}
+    if backend != "heuristic":
+        loaded = load_templates(around.prompts, config.locale)
+        templates = {role: template.digest for role, template in loaded.items()}
+    preset = around.preset.digest if around.preset else None
+    return dataset_digest(records), digest_json([settings, seed, backend, templates, preset])
