@@ -18,6 +18,7 @@ import dagster as dg
 from harness_assets.graph import LEADERBOARD, SECTION_KEYS, stage_key
 from harness_jobs.definitions import job_named
 from harness_jobs.display import RunDisplay
+from harness_jobs.recovery import close_killed_runs, owner_tag
 from harness_jobs.registry import (
     add_partition,
     read_experiments,
@@ -80,6 +81,7 @@ def launch(key: str, named: Sequence[str]) -> int:
             fix="Set `status: active` in its file to run it again.",
         )
     with dg.DagsterInstance.get() as instance:
+        close_killed_runs(instance)
         add_partition(instance, key)
         for observation in shared_input_observations(instance, workspace):
             instance.report_runless_asset_event(observation)
@@ -104,7 +106,7 @@ def _execute(
         result = dg.execute_job(
             dg.build_reconstructable_job("harness_jobs.launch", "reconstruct_job", (job,)),
             instance=instance,
-            tags={"dagster/partition": spec.key, LAUNCH_TAG: tag},
+            tags={"dagster/partition": spec.key, LAUNCH_TAG: tag, **owner_tag()},
             asset_selection=keys,
             run_config=QUIET_CONSOLE,
         )

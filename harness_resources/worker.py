@@ -36,6 +36,7 @@ def main() -> int:
         logger = logging.getLogger("reward_harness")
         logger.setLevel(logging.INFO)
         logger.addHandler(PipesHandler(pipes))
+        logging.getLogger(worker.__name__).setLevel(logging.WARNING)  # steps: the launcher's
         return worker.main()
 
 
