@@ -48,7 +48,11 @@ class Services:
 
 @dataclass(frozen=True, slots=True)
 class StageRun:
-    """One stage of one experiment with everything its builder may read."""
+    """One stage of one experiment with everything its builder may read.
+
+    What a builder appends to ``after_publish`` runs once its artifact is published: the place to
+    delete what a killed run would have needed.
+    """
 
     stage: Stage
     experiment: ExperimentSpec
@@ -57,6 +61,7 @@ class StageRun:
     inputs: Mapping[str, Artifact]
     services: Services
     recipe: Recipe
+    after_publish: list[Callable[[], None]] = field(default_factory=list[Callable[[], None]])
 
     def input(self, name: str) -> Artifact:
         """The input artifact made by stage ``name``; ``ArtifactError`` if this run has none."""
@@ -113,9 +118,9 @@ def _source_fingerprint(workspace: Workspace, spec: ExperimentSpec, stage: Stage
 
 
 def _resolved_backend(spec: ExperimentSpec) -> str:
-    from reward_harness.llm.backends import resolve_backend
+    from reward_harness.llm.backends import backend_identity
 
-    return resolve_backend(spec.search)
+    return backend_identity(spec.search)
 
 
 def make(
@@ -137,7 +142,7 @@ def make(
     found = dict(inputs) if inputs is not None else current_inputs(store, spec, stage)
     recipe = plan_recipe(workspace, spec, stage, {name: a.digest for name, a in found.items()})
     run = StageRun(stage, spec, workspace, store, found, services, recipe)
-    return store.produce(
+    produced = store.produce(
         recipe,
         lambda folder: _timed(builder_of(stage), run, folder),
         snapshot=spec.model_dump(mode="json"),
@@ -145,6 +150,9 @@ def make(
         code=code_of(workspace.root, stage.code_version),
         run_id=services.run_id,
     )
+    for finish in run.after_publish:
+        finish()
+    return produced
 
 
 def current_inputs(store: ArtifactStore, spec: ExperimentSpec, stage: Stage) -> dict[str, Artifact]:

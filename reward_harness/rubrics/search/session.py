@@ -23,6 +23,7 @@ from reward_harness.errors import BudgetExceeded, DataError
 from reward_harness.llm.backends import resolve_backend
 from reward_harness.llm.event_loop import run_sync
 from reward_harness.progress import Progress
+from reward_harness.rubrics.files import SHARED
 from reward_harness.rubrics.objective import Weights
 from reward_harness.rubrics.search.designers import ModelDesigner, TemplateDesigner
 from reward_harness.rubrics.search.evaluation import Evaluator
@@ -45,8 +46,6 @@ from reward_harness.rubrics.search.surroundings import (
 from reward_harness.rubrics.types import Rubric
 from reward_harness.sections import SearchConfig
 
-SHARED = "__shared__"
-
 
 @dataclass(frozen=True, slots=True)
 class SearchResult:
@@ -59,6 +58,7 @@ class SearchResult:
     state: SearchState
     spent: Spent
     stopped: str
+    out_of_budget: BudgetExceeded | None
     backend: str
     roles_calls: Mapping[str, int]
     inconsistent_share: float | None
@@ -89,7 +89,7 @@ class SearchSession:
             raise DataError("a search needs at least one prompt")
         self.records, self.config, self.around = list(records), config, around
         self.backend = resolve_backend(config)
-        self.roles = open_search_roles(config, around)
+        self.roles = open_search_roles(config, around, state.spent if state else None)
         dataset, settings = identity(records, config, seed, around)
         self.state = state or SearchState(dataset=dataset, config=settings)
         self._before = self.state.spent
@@ -101,7 +101,7 @@ class SearchSession:
         designer = TemplateDesigner() if self.roles is None else ModelDesigner(self.roles)
         self._bench = Bench(self.evaluator, designer, config, seed)
         self._recalled = state is None
-        self.stopped = ""
+        self.out_of_budget: BudgetExceeded | None = None
 
     @classmethod
     def create(
@@ -143,7 +143,7 @@ class SearchSession:
             while self.step():
                 pass
         except BudgetExceeded as error:
-            self.stopped = str(error)
+            self.out_of_budget = error
             if not self.state.units:
                 raise
         return self.result()
@@ -161,7 +161,8 @@ class SearchSession:
         return SearchResult(
             state=self.state,
             spent=self._spent(),
-            stopped=self.stopped or "; ".join(reasons),
+            stopped=str(self.out_of_budget or "; ".join(reasons)),
+            out_of_budget=self.out_of_budget,
             backend=self.backend,
             roles_calls={} if self.roles is None else dict(self.roles.gateway.usage.calls_by_role),
             inconsistent_share=self.evaluator.inconsistent / compared if compared else None,

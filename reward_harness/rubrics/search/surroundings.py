@@ -17,6 +17,7 @@ from reward_harness.llm.verdicts import STORE_NAME
 from reward_harness.progress import ProgressSink, quiet
 from reward_harness.prompts import load_templates
 from reward_harness.rubrics.search.problem import dataset_digest
+from reward_harness.rubrics.search.state import Spent
 from reward_harness.rubrics.types import Rubric
 from reward_harness.sections import SearchConfig
 
@@ -47,8 +48,13 @@ class Surroundings:
     stage: str = "rubric_population"
 
 
-def open_search_roles(config: SearchConfig, around: Surroundings) -> ModelRoles | None:
-    """The endpoint's roles for a search; None without a model. ``LLMError`` without a key."""
+def open_search_roles(
+    config: SearchConfig, around: Surroundings, spent: Spent | None = None
+) -> ModelRoles | None:
+    """The endpoint's roles for a search; None without a model. ``LLMError`` without a key.
+
+    The session may spend what its own caps allow and what ``spent`` left of the configuration's.
+    """
     backend = resolve_backend(config)
     if backend == "heuristic":
         return None
@@ -56,7 +62,18 @@ def open_search_roles(config: SearchConfig, around: Surroundings) -> ModelRoles 
         raise DataError("no model in this process can search", fix="Use openai or heuristic.")
     templates = load_templates(around.prompts, config.locale)
     store = None if around.cache is None else around.cache / STORE_NAME
-    return open_roles(config.endpoint, templates, store, around.caps)
+    return open_roles(config.endpoint, templates, store, left_to_spend(config, around, spent))
+
+
+def left_to_spend(config: SearchConfig, around: Surroundings, spent: Spent | None) -> Caps:
+    """The tighter of the session's caps and what is left of the configuration's."""
+    before = spent or Spent()
+    calls = None if config.max_calls is None else max(config.max_calls - before.calls, 0)
+    usd = None if config.max_usd is None else max(config.max_usd - (before.usd or 0.0), 0.0)
+    return Caps(
+        max_calls=min((n for n in (around.caps.max_calls, calls) if n is not None), default=None),
+        max_usd=min((n for n in (around.caps.max_usd, usd) if n is not None), default=None),
+    )
 
 
 def identity(

@@ -1,0 +1,174 @@
+"""What a search writes: the population, the output JSON that covers every prompt, summary and plot.
+
+Nothing here holds a time, a machine or a key, so the same search makes the same bytes; when and
+where it ran stands in the manifest.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from reward_harness.errors import DataError
+from reward_harness.hashing import digest_json
+from reward_harness.manifest import Frozen
+from reward_harness.rubrics.search.session import SearchResult, SearchSession
+from reward_harness.rubrics.search.state import Member, Round
+
+COLORS = ("#3b6ea5", "#d1742f", "#5b8c5a")
+
+
+class UnitResult(Frozen):
+    """One population as published: ``archive`` is what a selection chooses from, best first."""
+
+    unit_id: str
+    initial: str
+    best: str
+    population: tuple[str, ...]
+    archive: tuple[Member, ...]
+    finished: str | None
+
+
+class Population(Frozen):
+    """``population.json``."""
+
+    scope: str
+    mode: str
+    backend: str
+    prompts: int
+    stopped: str
+    inconsistent_judgements: float | None
+    units: tuple[UnitResult, ...]
+
+
+def population_of(session: SearchSession, result: SearchResult) -> Population:
+    """The published form of the search's units."""
+    return Population(
+        scope=session.config.scope,
+        mode=session.config.mode,
+        backend=result.backend,
+        prompts=len(session.records),
+        stopped=result.stopped,
+        inconsistent_judgements=result.inconsistent_share,
+        units=tuple(
+            UnitResult(
+                unit_id=unit.unit_id,
+                initial=unit.initial,
+                best=unit.best.rubric.digest,
+                population=tuple(m.rubric.digest for m in unit.members),
+                archive=unit.archive,
+                finished=unit.finished,
+            )
+            for unit in result.state.units
+        ),
+    )
+
+
+def read_population(path: Path) -> Population:
+    """``population.json`` of a search."""
+    try:
+        return Population.model_validate_json(path.read_bytes())
+    except (OSError, ValueError) as error:
+        raise DataError(
+            "not a population", where=str(path), got=str(error).splitlines()[0]
+        ) from error
+
+
+def output_json(
+    session: SearchSession, result: SearchResult, dataset_path: str, seed: int
+) -> dict[str, Any]:
+    """``search_output.json``: for every prompt its best rubric and the scores that it gives."""
+    entries: list[dict[str, Any]] = []
+    for unit in result.state.units:
+        best = unit.best
+        for index in unit.prompts:
+            record = session.records[index]
+            scores = session.evaluator.scores(best.rubric, index)
+            by_id = {
+                c.candidate_id: None if np.isnan(s) else float(s)
+                for c, s in zip(record.candidates, scores, strict=True)
+            }
+            scored = {name: s for name, s in by_id.items() if s is not None}
+            entries.append(
+                {
+                    "prompt_id": record.prompt_id,
+                    "rubric": best.rubric.model_dump(mode="json"),
+                    "score": best.score,
+                    "best_candidate_id": max(scored, key=lambda n: scored[n], default=None),
+                    "candidate_scores": by_id,
+                }
+            )
+    scores = {e["prompt_id"]: e["score"] for e in entries}
+    config = session.config.model_dump(mode="json")
+    return {
+        "best_rubrics": entries,
+        "best_objective_scores": scores,
+        "best_scores": scores,
+        "run_manifest": {
+            "run_id": digest_json([session.state.dataset, session.state.config])[:16],
+            "dataset": {"path": dataset_path, "dataset_sha256": session.state.dataset},
+            "backend": {
+                "requested": session.config.backend,
+                "resolved": result.backend,
+                "api_key_env": session.config.endpoint.api_key_env,
+                "api_key_present": result.backend == "openai",
+            },
+            "seed": seed,
+            "config_snapshot": config,
+            "config_sha256": digest_json(config),
+        },
+        "search_diagnostics": {
+            "history": [line.model_dump(mode="json") for line in result.state.history],
+            "stopped": result.stopped,
+            "inconsistent_judgements": result.inconsistent_share,
+        },
+    }
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Readable JSON."""
+    text = json.dumps(value, indent=1, ensure_ascii=False, allow_nan=False)
+    path.write_text(text + "\n", encoding="utf-8")
+
+
+def by_generation(history: Sequence[Round]) -> list[tuple[int, float, float, float | None]]:
+    """(generation, best, mean, agreement of the best), averaged over units."""
+    lines: dict[int, list[Round]] = {}
+    for line in history:
+        lines.setdefault(line.generation, []).append(line)
+    found: list[tuple[int, float, float, float | None]] = []
+    for generation, rounds in sorted(lines.items()):
+        best = [r.best for r in rounds if r.best is not None]
+        mean = [r.mean for r in rounds if r.mean is not None]
+        agreement = [r.agreement for r in rounds if r.agreement is not None]
+        if best and mean:
+            agreed = float(np.mean(agreement)) if agreement else None
+            found.append((generation, float(np.mean(best)), float(np.mean(mean)), agreed))
+    return found
+
+
+def plot_history(history: Sequence[Round], path: Path) -> None:
+    """Objective of best and mean member, and pair agreement of the best, by generation."""
+    import matplotlib as mpl
+    from matplotlib.figure import Figure
+
+    rows = by_generation(history)
+    generations = [row[0] for row in rows]
+    with mpl.rc_context({"font.size": 9}):
+        figure = Figure(figsize=(6.4, 3.2), dpi=110, layout="constrained")
+        axes = figure.subplots()
+        curves: Mapping[str, list[float]] = {
+            "objective, best": [row[1] for row in rows],
+            "objective, mean": [row[2] for row in rows],
+            "pair agreement of the best": [np.nan if r[3] is None else r[3] for r in rows],
+        }
+        for (label, values), color in zip(curves.items(), COLORS, strict=True):
+            axes.plot(generations, values, marker="o", markersize=3, label=label, color=color)
+        axes.set(xlabel="generation", title="Rubric search, on its own prompts")
+        axes.spines[["top", "right"]].set_visible(False)
+        axes.legend(frameon=False)
+        figure.savefig(path, metadata={"Software": None})

@@ -1,0 +1,285 @@
+"""The stages that search rubrics and choose one: ``rubric_population`` and ``best_rubric``.
+
+The search sees the train split only, the choice is made on the validation split, the numbers come
+from the test split. A search that is killed goes on from its last complete generation
+(``data/cache/resume/<recipe>/``), and no answer that was paid for is asked for again.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from reward_harness.data.files import read_records
+from reward_harness.data.records import RankedPrompt
+from reward_harness.errors import SpecError
+from reward_harness.llm.event_loop import run_sync
+from reward_harness.llm.gateway import Caps
+from reward_harness.llm.roles import ModelRoles
+from reward_harness.manifest import Cost, Metric, Outcome
+from reward_harness.rubrics.files import SHARED, read_rubrics, write_rubrics
+from reward_harness.rubrics.heldout import (
+    Agreement,
+    Heldout,
+    agreement,
+    candidates,
+    difference,
+    length_outcomes,
+    select,
+)
+from reward_harness.rubrics.objective import Weights
+from reward_harness.rubrics.report import plot_agreement, population_summary, rubric_summary
+from reward_harness.rubrics.search.evaluation import Evaluator
+from reward_harness.rubrics.search.output import (
+    Population,
+    UnitResult,
+    output_json,
+    plot_history,
+    population_of,
+    read_population,
+    write_json,
+)
+from reward_harness.rubrics.search.problem import search_prompts
+from reward_harness.rubrics.search.session import SearchResult, SearchSession
+from reward_harness.rubrics.search.surroundings import Surroundings, open_search_roles
+from reward_harness.rubrics.types import Rubric
+from reward_harness.stages.make import StageRun
+
+CHECKPOINT_NAME = "search.json"
+NO_HOLDOUT = "by the search's own objective: each prompt has its own rubric, so nothing is held out"
+HELD_OUT = "on the validation prompts (best within one standard error)"
+
+
+def rubric_population(run: StageRun, folder: Path) -> Outcome:
+    """Search on the train split; ``BudgetExceeded`` where this run's own budget ends it early."""
+    records = _records(run, "train")
+    checkpoint = run.workspace.cache / "resume" / run.recipe.digest / CHECKPOINT_NAME
+    around = _surroundings(run, checkpoint)
+    config, seed = run.experiment.search, run.experiment.seed
+    if checkpoint.is_file():
+        session = SearchSession.resume(records, config, checkpoint, seed=seed, around=around)
+    else:
+        session = SearchSession.create(records, config, seed=seed, around=around)
+    try:
+        result = session.run()
+        if result.out_of_budget is not None and run.services.search_budget:
+            raise result.out_of_budget
+        _write_search(run, session, result, folder)
+    finally:
+        session.close()
+    shutil.rmtree(checkpoint.parent, ignore_errors=True)
+    return Outcome(metrics=_search_metrics(result), cost=_search_cost(result))
+
+
+def best_rubric(run: StageRun, folder: Path) -> Outcome:
+    """Choose on the validation split, measure on the test split."""
+    population = read_population(run.input("rubric_population").file("population.json"))
+    splits = {name: _records(run, name) for name in ("train", "validation", "test")}
+    roles = open_search_roles(run.experiment.search, _surroundings(run, None))
+    every = [record for records in splits.values() for record in records]
+    evaluator = _evaluator(run, every, roles)
+    ends = np.cumsum([len(splits[name]) for name in splits]).tolist()
+    ranges = {"train": range(ends[0]), "validation": range(ends[0], ends[1])}
+    ranges["test"] = range(ends[1], ends[2])
+    try:
+        if population.scope == "shared":
+            rubrics, heldout = _choose(run, population, evaluator, ranges)
+        else:
+            rubrics, heldout = _own_rubrics(population)
+    finally:
+        if roles is not None:
+            run_sync(roles.aclose())
+    _write_choice(run, rubrics, heldout, evaluator, ranges, folder)
+    return Outcome(metrics=_heldout_metrics(heldout), cost=_cost(roles))
+
+
+def _records(run: StageRun, split: str) -> list[RankedPrompt]:
+    return read_records(run.input("ranked_prompts").file(f"{split}.jsonl"), RankedPrompt)
+
+
+def _surroundings(run: StageRun, checkpoint: Path | None) -> Surroundings:
+    budget = run.services.search_budget
+    calls, usd = budget.get("max_calls"), budget.get("max_usd")
+    return Surroundings(
+        cache=run.workspace.cache,
+        prompts=run.workspace.prompts,
+        preset=_preset(run),
+        checkpoint=checkpoint,
+        caps=Caps(max_calls=None if calls is None else int(calls), max_usd=usd),
+        progress=run.services.progress,
+        stage=run.stage.name,
+    )
+
+
+def _preset(run: StageRun) -> Rubric | None:
+    """The rubric that the search starts from, where the experiment names one."""
+    named = run.experiment.search.preset_rubric
+    if named is None:
+        return None
+    path = run.workspace.root / named
+    found = read_rubrics(path)
+    if SHARED not in found:
+        raise SpecError("a preset needs a shared rubric", where=str(path), got=sorted(found)[:6])
+    return found[SHARED]
+
+
+def _write_search(
+    run: StageRun, session: SearchSession, result: SearchResult, folder: Path
+) -> None:
+    population = population_of(session, result)
+    history = result.state.history
+    write_json(folder / "population.json", population.model_dump(mode="json"))
+    write_json(folder / "history.json", [line.model_dump(mode="json") for line in history])
+    named = f"ranked_prompts/{run.input('ranked_prompts').digest}/train.jsonl"
+    output = output_json(session, result, named, run.experiment.seed)
+    write_json(folder / "search_output.json", output)
+    summary = population_summary(population, history)
+    (folder / "summary.md").write_text(summary, encoding="utf-8")
+    plot_history(history, folder / "plot.png")
+
+
+def _search_metrics(result: SearchResult) -> dict[str, Metric]:
+    members = list(result.best_members.values())
+    scores = [m.score for m in members if m.score is not None]
+    agreements = [m.agreement for m in members if m.agreement is not None]
+    metrics = {"generations": Metric(value=result.state.generation - 1)}
+    if scores:
+        metrics["objective"] = Metric(value=float(np.mean(scores)), direction="max")
+    if agreements:
+        value = float(np.mean(agreements))
+        metrics["in_sample_agreement"] = Metric(value=value, direction="max")
+    return metrics
+
+
+def _search_cost(result: SearchResult) -> Cost:
+    spent = result.spent
+    return Cost(
+        llm_calls=spent.calls,
+        llm_cached=spent.cached,
+        prompt_tokens=spent.prompt_tokens,
+        completion_tokens=spent.completion_tokens,
+        usd=spent.usd,
+    )
+
+
+def _evaluator(
+    run: StageRun, records: Sequence[RankedPrompt], roles: ModelRoles | None
+) -> Evaluator:
+    search = run.experiment.search
+    weights = Weights(
+        search.tail_fraction, search.lambda_var, search.mu_diverse, search.pair_confidence_prior
+    )
+    return Evaluator(
+        search_prompts(records, "labels" if roles is None else "model"), weights, roles
+    )
+
+
+def _choose(
+    run: StageRun, population: Population, evaluator: Evaluator, ranges: dict[str, range]
+) -> tuple[dict[str, Rubric], Heldout]:
+    """The shared rubric: chosen on validation, measured beside the initial one on test."""
+    unit: UnitResult = population.units[0]
+    validation, test = ranges["validation"], ranges["test"]
+    rubrics = [member.rubric for member in unit.archive]
+    run_sync(evaluator.prepare(rubrics, validation, all_pairs=True))
+    outcomes = {r.digest: evaluator.outcomes(r, validation) for r in rubrics}
+    chosen = select(unit.archive, outcomes).rubric
+    initial = next((r for r in rubrics if r.digest == unit.initial), rubrics[-1])
+    run_sync(evaluator.prepare([chosen, initial], test, all_pairs=True))
+    found, first = evaluator.outcomes(chosen, test), evaluator.outcomes(initial, test)
+    seed = run.experiment.seed
+    heldout = Heldout(
+        scope=population.scope,
+        selected=chosen.digest,
+        selected_by=HELD_OUT if len(validation) else "by the search's own objective",
+        agreement=agreement(found, seed),
+        initial=agreement(first, seed),
+        difference=difference(found, first, seed),
+        longer_wins=agreement(length_outcomes(evaluator, test, +1), seed),
+        shorter_wins=agreement(length_outcomes(evaluator, test, -1), seed),
+        validation_prompts=len(validation),
+        unscored_responses=evaluator.evaluate(chosen, test).unscored,
+        inconsistent_judgements=(
+            evaluator.inconsistent / evaluator.compared if evaluator.compared else None
+        ),
+        candidates=candidates(unit.archive, outcomes),
+    )
+    return {SHARED: chosen}, heldout
+
+
+def _own_rubrics(population: Population) -> tuple[dict[str, Rubric], Heldout]:
+    """Each prompt's own best rubric; there are no held-out candidates in this version."""
+    rubrics = {
+        unit.unit_id: next(m.rubric for m in unit.archive if m.rubric.digest == unit.best)
+        for unit in population.units
+    }
+    heldout = Heldout(
+        scope=population.scope,
+        selected="",
+        selected_by=NO_HOLDOUT,
+        agreement=None,
+        initial=None,
+        difference=None,
+        longer_wins=None,
+        shorter_wins=None,
+        validation_prompts=0,
+        unscored_responses=0,
+        inconsistent_judgements=None,
+        candidates=(),
+    )
+    return rubrics, heldout
+
+
+def _write_choice(
+    run: StageRun,
+    rubrics: dict[str, Rubric],
+    heldout: Heldout,
+    evaluator: Evaluator,
+    ranges: dict[str, range],
+    folder: Path,
+) -> None:
+    write_rubrics(folder / "rubric.json", rubrics)
+    write_json(folder / "heldout.json", heldout.model_dump(mode="json"))
+    if SHARED in rubrics:
+        title = f"Best rubric of {run.experiment.key}"
+        shown = rubric_summary(title, rubrics[SHARED], heldout, evaluator, ranges["test"])
+        plot_agreement(heldout, folder / "plot.png")
+    else:
+        shown = f"# Rubrics of {len(rubrics)} prompts\n\nChosen {heldout.selected_by}.\n"
+    (folder / "summary.md").write_text(shown, encoding="utf-8")
+
+
+def _heldout_metrics(heldout: Heldout) -> dict[str, Metric]:
+    named = {
+        "heldout_agreement": heldout.agreement,
+        "initial_agreement": heldout.initial,
+        "agreement_gain": heldout.difference,
+        "longer_wins": heldout.longer_wins,
+    }
+    return {name: _metric(name, found) for name, found in named.items() if found is not None}
+
+
+def _metric(name: str, found: Agreement) -> Metric:
+    return Metric(
+        value=found.value,
+        ci_low=found.ci_low,
+        ci_high=found.ci_high,
+        n=found.prompts,
+        direction="none" if name == "longer_wins" else "max",
+    )
+
+
+def _cost(roles: ModelRoles | None) -> Cost:
+    if roles is None:
+        return Cost()
+    usage = roles.gateway.usage
+    return Cost(
+        llm_calls=usage.calls,
+        llm_cached=usage.cached,
+        prompt_tokens=usage.prompt_tokens,
+        completion_tokens=usage.completion_tokens,
+        usd=usage.usd,
+    )
