@@ -12,7 +12,7 @@ import math
 import random
 import time
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
 from reward_harness.errors import LLMError
 from reward_harness.rewards.base import (
@@ -100,6 +100,12 @@ class RemoteRM(BaseRM):
         if self._client is not None:
             self._client.close()
             self._client = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_client": None}

@@ -40,15 +40,27 @@ class Listen:
 class _Server(uvicorn.Server):
     """Announces itself when it answers."""
 
-    def __init__(self, config: uvicorn.Config, record: ServerRecord, files: list[Path]) -> None:
+    def __init__(
+        self,
+        config: uvicorn.Config,
+        record: ServerRecord,
+        ready_file: Path | None,
+        registry: Path | None,
+    ) -> None:
         super().__init__(config)
-        self._record, self._files = record, files
+        self._record, self._registry = record, registry
+        self._files = [path for path in (ready_file, registry) if path is not None]
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)
         for path in self._files if self.started else []:
             path.parent.mkdir(parents=True, exist_ok=True)
             write_atomically(path, self._record.model_dump_json().encode())
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        # here and not after run(): uvicorn raises the signal again when it is done
+        _withdraw(self._registry, self._record)
+        await super().shutdown(sockets)
 
 
 def run_server(
@@ -69,14 +81,12 @@ def run_server(
         timeout_graceful_shutdown=GRACE_S,
         server_header=False,
     )
-    files = [path for path in (listen.ready_file, registry) if path is not None]
     if listen.die_with_stdin:
         threading.Thread(target=_end_with_stdin, name="stdin-watch", daemon=True).start()
     try:
-        _Server(config, record, files).run(sockets=[bound])
+        _Server(config, record, listen.ready_file, registry).run(sockets=[bound])
     finally:
         bound.close()
-        _withdraw(registry, record)
 
 
 def _bind(host: str, port: int) -> socket.socket:

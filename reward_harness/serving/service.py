@@ -24,7 +24,6 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import ValidationError
 
-import reward_harness
 from reward_harness.errors import ArtifactError, LLMError
 from reward_harness.manifest import Frozen
 from reward_harness.rewards.base import Item, Scored, conversation_of, reason_of
@@ -88,7 +87,8 @@ def running_server(workspace: Workspace, deployment: Deployment) -> str | None:
 def _digest_at(url: str) -> str | None:
     """The digest a server says it serves; None if it is gone or wants a key."""
     try:
-        return RemoteRM(url, timeout_s=ANSWER_TIMEOUT_S).version().get("digest")
+        with RemoteRM(url, timeout_s=ANSWER_TIMEOUT_S) as rm:
+            return rm.version().get("digest")
     except LLMError:
         return None
 
@@ -111,7 +111,7 @@ def _start(workspace: Workspace, artifact: Path, device: str, ready: Path, log: 
     command = [sys.executable, "-m", "reward_harness.rm.server", "--artifact", str(artifact)]
     command += ["--port", "0", "--device", device, "--ready-file", str(ready), "--die-with-stdin"]
     environment = {k: v for k, v in os.environ.items() if k != "HARNESS_SERVER_KEY"}
-    code = str(Path(reward_harness.__file__).parents[1])
+    code = str(Path(__file__).resolve().parents[2])
     inherited = os.environ.get("PYTHONPATH")
     path = f"{code}{os.pathsep}{inherited}" if inherited else code
     environment |= {"HARNESS_ROOT": str(workspace.root), "PYTHONPATH": path}
@@ -174,13 +174,14 @@ def verify_deployment(
     ``LLMError`` if the server does not answer.
     """
     deployment = deployment_of(deployment_artifact)
-    rm = RemoteRM(url, key)
-    digest = rm.version().get("digest")
+    items = [Item(conversation_of(p.prompt, p.response), p.prompt_id) for p in deployment.probes]
+    with RemoteRM(url, key) as rm:
+        digest = rm.version().get("digest")
+        results = rm.score_items(items)
     found: list[Mismatch] = []
     if digest != deployment.artifact_digest:
         found.append(Mismatch(what="digest", expected=deployment.artifact_digest, got=str(digest)))
-    items = [Item(conversation_of(p.prompt, p.response), p.prompt_id) for p in deployment.probes]
-    for probe, result in zip(deployment.probes, rm.score_items(items), strict=True):
+    for probe, result in zip(deployment.probes, results, strict=True):
         got = result.value if isinstance(result, Scored) else None
         if not _same(probe.score, got):
             told = f"{got!r}" if isinstance(result, Scored) else f"no score: {reason_of(result)}"

@@ -6,9 +6,9 @@ error.
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 from reward_harness.rewards.base import (
     INVALID_CONVERSATION,
@@ -24,6 +24,19 @@ ABSTAINED = "abstained"
 INVALID_ITEM = "invalid_item"
 
 
+def _encodable(text: str) -> str:
+    if not text.isascii():
+        try:
+            text.encode()
+        except UnicodeEncodeError as error:
+            raise ValueError("not Unicode text (a lone surrogate)") from error
+    return text
+
+
+UnicodeText = Annotated[str, AfterValidator(_encodable)]
+"""JSON can hold half a surrogate pair, which no tokenizer, hash or answer can."""
+
+
 class Wire(BaseModel):
     """Base of the wire's bodies: immutable, tolerant of unknown fields."""
 
@@ -33,23 +46,23 @@ class Wire(BaseModel):
 class Turn(Wire):
     """One turn of a prompt."""
 
-    role: str
-    content: str
+    role: UnicodeText
+    content: UnicodeText
 
 
 class CandidateBody(Wire):
     """The response that is scored."""
 
-    text: str
-    candidate_id: str | None = None
+    text: UnicodeText
+    candidate_id: UnicodeText | None = None
 
 
 class ScoreBody(Wire):
     """``POST /score``; a prompt is a text or turns."""
 
-    prompt: str | list[Turn]
+    prompt: UnicodeText | list[Turn]
     candidate: CandidateBody
-    prompt_id: str | None = None
+    prompt_id: UnicodeText | None = None
 
     def item(self) -> Item:
         """What a reward scores."""

@@ -15,7 +15,12 @@ RUNTIME = RubricRuntime(backend="heuristic", locale="en", endpoint=None, votes=1
 
 def criterion(name: str, check, weight: float = 1.0, polarity: int = 1) -> Criterion:
     return Criterion(
-        criterion_id=name, text=name, weight=weight, kind="programmatic", check=check, polarity=polarity
+        criterion_id=name,
+        text=name,
+        weight=weight,
+        kind="programmatic",
+        check=check,
+        polarity=polarity,
     )
 
 
@@ -27,7 +32,9 @@ def named_city() -> Rubric:
         criteria=(
             criterion("names", Regex(pattern=r"\b(Paris|Rome|Oslo)\b"), weight=6.0),
             criterion("hedges", Regex(pattern=r"\bI think\b"), polarity=-1),
-            criterion("orders", Regex(pattern=r"grade|judge|rubric|assistant:|preference"), polarity=-1),
+            criterion(
+                "orders", Regex(pattern=r"grade|judge|rubric|assistant:|preference"), polarity=-1
+            ),
         ),
     )
 
@@ -52,7 +59,9 @@ def heldout() -> list[RankedPrompt]:
         prompts.append(
             RankedPrompt(
                 prompt_id=f"p{number}",
-                prompt=[Message(role="user", content=f"{number}: what is the capital of {country}?")],
+                prompt=[
+                    Message(role="user", content=f"{number}: what is the capital of {country}?")
+                ],
                 candidates=[
                     Candidate(candidate_id=f"c{rank}", text=text, rank=rank)
                     for rank, text in enumerate(texts, start=1)

@@ -10,9 +10,18 @@ from reward_harness.rm.artifact import Scaling, read_artifact, write_artifact
 from reward_harness.rm.package import describe_classifier, link_tree
 
 CHATS = [
-    conversation_of("what is two and two?", "it is four, as everybody who counts on fingers can check"),
+    conversation_of(
+        "what is two and two?", "it is four, as everybody who counts on fingers can check"
+    ),
     conversation_of("name a city", "Paris"),
-    conversation_of([{"role": "user", "content": "hi"}, {"role": "assistant", "content": "hello"}, {"role": "user", "content": "bye"}], "see you"),
+    conversation_of(
+        [
+            {"role": "user", "content": "hi"},
+            {"role": "assistant", "content": "hello"},
+            {"role": "user", "content": "bye"},
+        ],
+        "see you",
+    ),
 ]
 
 
@@ -36,7 +45,10 @@ def model_folder(tmp_path_factory) -> Path:
 @pytest.fixture
 def artifact_folder(model_folder: Path, tmp_path: Path) -> Path:
     link_tree(model_folder, tmp_path / "rm" / "model")
-    write_artifact(describe_classifier(tmp_path / "rm" / "model", Scaling(mean=1.0, std=2.0, n=8)), tmp_path / "rm")
+    write_artifact(
+        describe_classifier(tmp_path / "rm" / "model", Scaling(mean=1.0, std=2.0, n=8)),
+        tmp_path / "rm",
+    )
     return tmp_path / "rm"
 
 

@@ -57,7 +57,9 @@ def test_rollback_goes_back_and_no_further_than_the_first(dev: Deployments, tmp_
     assert dev.rollback() == first == dev.current()
     with pytest.raises(ArtifactError, match="only one deployment"):
         dev.rollback()
-    actions = [json.loads(x)["action"] for x in (dev.folder / "history.jsonl").read_text().splitlines()]
+    actions = [
+        json.loads(x)["action"] for x in (dev.folder / "history.jsonl").read_text().splitlines()
+    ]
     assert actions == ["deploy", "deploy", "rollback"]
 
 

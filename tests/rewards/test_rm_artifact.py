@@ -6,7 +6,13 @@ import pytest
 from reward_harness.errors import ArtifactError
 from reward_harness.rewards.base import conversation_of
 from reward_harness.rewards.load import load_rm
-from reward_harness.rm.artifact import RMArtifact, Scaling, content_id, read_artifact, write_artifact
+from reward_harness.rm.artifact import (
+    RMArtifact,
+    Scaling,
+    content_id,
+    read_artifact,
+    write_artifact,
+)
 
 
 def rewrite(folder: Path, **changes) -> None:
@@ -35,7 +41,9 @@ def test_the_identity_leaves_out_when_and_from_what(city_artifact):
 
 def test_provenance_lies_under_log_and_comes_back(city_artifact, tmp_path: Path):
     _, artifact = city_artifact
-    made = artifact.model_copy(update={"created_at_utc": "2030-01-01T00:00:00+00:00", "dataset_hash": "d"})
+    made = artifact.model_copy(
+        update={"created_at_utc": "2030-01-01T00:00:00+00:00", "dataset_hash": "d"}
+    )
     write_artifact(made, tmp_path / "made")
     assert "created_at_utc" not in json.loads((tmp_path / "made" / "artifact.json").read_bytes())
     assert read_artifact(tmp_path / "made").dataset_hash == "d"
@@ -77,5 +85,5 @@ def test_missing_and_torn_files_are_artifact_errors(tmp_path: Path):
 def test_no_secret_and_no_time_is_in_the_identity(city_artifact, monkeypatch):
     folder, artifact = city_artifact
     text = (folder / "artifact.json").read_text()
-    assert "created" not in text and "api_key\"" not in text
+    assert "created" not in text and 'api_key"' not in text
     assert RMArtifact.model_validate_json(text).artifact_id == artifact.artifact_id

@@ -40,7 +40,10 @@ def test_one_conversation_gives_a_float_and_a_list_gives_a_list():
     assert rm.score(chat) == 0.25
     assert rm.score([chat, chat]) == [0.25, 0.25]
     assert rm.score([]) == []
-    assert rm.score(chat, return_details=True) == (0.25, {"artifact_id": None, "criteria": {"a": 0.25}})
+    assert rm.score(chat, return_details=True) == (
+        0.25,
+        {"artifact_id": None, "criteria": {"a": 0.25}},
+    )
 
 
 async def test_ascore_gives_the_same_as_score(named_city: Rubric):
@@ -87,7 +90,9 @@ def test_a_value_that_is_not_finite_is_a_failure(value: float):
 def test_rubric_weights_and_polarity_make_the_score(named_city: Rubric):
     rm = RubricRM({"__shared__": named_city})
     assert rm.score(conversation_of("capital?", "It is Rome.")) == 1.0
-    assert rm.score(conversation_of("capital?", "A city.")) == 0.25  # 2 of 8 weights: no hedge, no orders
+    assert (
+        rm.score(conversation_of("capital?", "A city.")) == 0.25
+    )  # 2 of 8 weights: no hedge, no orders
     value, details = rm.score(conversation_of("capital?", "A city."), return_details=True)
     assert details["criteria"] == {"names": 0.0, "hedges": 0.0, "orders": 0.0}
     assert details["rubric"] == "__shared__"

@@ -1,0 +1,74 @@
+import json
+
+import pytest
+
+from reward_harness.errors import ArtifactError, GateRejected
+from reward_harness.rewards.base import conversation_of
+from reward_harness.rewards.load import load_rm
+from reward_harness.rm.deployments import Deployments
+from reward_harness.rm.gates import GATES
+from reward_harness.rm.probes import read_deployment
+
+
+def test_the_artifact_is_gated_verified_and_deployed(deploy_word):
+    toy = deploy_word()
+    manifest = toy.rm_artifact.manifest
+    assert set(manifest.gates) == set(GATES)
+    assert all(gate.passed for gate in manifest.gates.values())
+    assert manifest.metrics["heldout_agreement"].value == 1.0
+    assert {o.path for o in manifest.outputs} >= {
+        "artifact.json", "gates.json", "gate_report.json", "probes.jsonl", "summary.md", "plot.png", "log/provenance.json",
+    }  # fmt: skip
+    rm = load_rm(toy.rm_artifact.path)
+    assert rm.digest == toy.rm_artifact.digest
+    assert rm.score(conversation_of("capital?", "Paris")) == 1.0
+
+    deployment = read_deployment(toy.rm_deployment.file("deployment.json"))
+    assert deployment.artifact_digest == toy.rm_artifact.digest
+    assert len(deployment.probes) == 16
+    assert {p.score for p in deployment.probes} == {0.0, 1.0}
+    current = Deployments(toy.workspace, "dev").current()
+    assert current.artifact_digest == toy.rm_artifact.digest
+    assert current.source_session_id.startswith("toy/best_rubric/")
+    assert len(current.dataset_hash) == len(current.config_hash) == 64
+
+
+def test_the_same_rubric_again_is_the_same_artifact_and_no_new_deployment(deploy_word):
+    first, again = deploy_word(), deploy_word()
+    assert first.rm_artifact.digest == again.rm_artifact.digest
+    assert first.rm_deployment.digest == again.rm_deployment.digest
+    history = (first.workspace.deployments / "dev" / "history.jsonl").read_text()
+    assert len(history.splitlines()) == 1
+
+
+def test_a_changed_rubric_is_deployed_over_the_old_one_which_can_come_back(deploy_word):
+    first, second = deploy_word(), deploy_word("It is Paris")
+    deployments = Deployments(first.workspace, "dev")
+    assert deployments.current().artifact_digest == second.rm_artifact.digest
+    assert deployments.rollback().artifact_digest == first.rm_artifact.digest
+
+
+def test_a_rejected_artifact_is_published_but_not_deployed(deploy_word, workspace):
+    with pytest.raises(GateRejected, match="heldout_agreement"):
+        deploy_word("city")
+    assert Deployments(workspace, "dev").current() is None
+    published = list((workspace.runs / "toy" / "rm_artifact").glob("*/gates.json"))
+    assert json.loads(published[0].read_text())["heldout_agreement"]["passed"] is False
+    assert not list((workspace.runs / "toy" / "rm_deployment").glob("*/manifest.json"))
+
+
+def test_unenforced_gates_let_it_pass_on_record(deploy_word):
+    toy = deploy_word("city", enforce=False)
+    gate = toy.rm_artifact.manifest.gates["heldout_agreement"]
+    assert (gate.passed, gate.enforced) == (False, False)
+    assert Deployments(toy.workspace, "dev").current().artifact_digest == toy.rm_artifact.digest
+    with pytest.raises(GateRejected):
+        Deployments(toy.workspace, "prod").deploy(toy.rm_artifact.path)
+
+
+def test_one_changed_byte_bars_loading(deploy_word):
+    toy = deploy_word()
+    path = toy.rm_artifact.path / "probes.jsonl"
+    path.write_bytes(path.read_bytes().replace(b"Paris", b"Parks", 1))
+    with pytest.raises(ArtifactError, match="does not match its digest"):
+        load_rm(toy.rm_artifact.path)
