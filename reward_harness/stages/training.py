@@ -1,0 +1,197 @@
+"""The stages that train: each writes a job, has the launcher run it, and reports what came of it.
+
+Data and start model are named by path and digest in the job, so ``log/job.json`` runs by hand with
+``python -m reward_harness.training.worker``. The resume state of a job is deleted when its artifact
+is published. torch is imported by the worker, not here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Generator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, TypeVar
+
+from reward_harness.errors import SpecError
+from reward_harness.hashing import digest_file
+from reward_harness.manifest import Cost, Outcome
+from reward_harness.models.folders import model_digest, model_folder
+from reward_harness.sections import ModelSpec
+from reward_harness.stages.make import StageRun
+from reward_harness.store import Artifact
+from reward_harness.training.job import (
+    BTJob,
+    DataFile,
+    DPOJob,
+    GRPOJob,
+    ModelRef,
+    PPOJob,
+    RewardRef,
+    SFTJob,
+    TrainResult,
+)
+from reward_harness.training.launcher import launcher_for
+from reward_harness.training.resume import ResumeFolder
+from reward_harness.training.summary import plot_curves, read_rows, summary_markdown
+
+T = TypeVar("T")
+Job = SFTJob | BTJob | DPOJob | GRPOJob | PPOJob
+
+
+def bt_reward_model(run: StageRun, folder: Path) -> Outcome:
+    """A Bradley-Terry reward model on the preference pairs."""
+    settings = required(run.experiment.reward_model.bt, "reward_model.bt")
+    pairs = run.input("preference_pairs")
+    job = BTJob(
+        **_common(run),
+        settings=settings,
+        model=_base(run, settings.backbone),
+        train=_data(pairs, "train.jsonl"),
+        validation=_data(pairs, "validation.jsonl"),
+        test=_data(pairs, "test.jsonl"),
+    )
+    return _run(run, folder, job)
+
+
+def sft_checkpoint(run: StageRun, folder: Path) -> Outcome:
+    """The base policy, fine-tuned on the examples."""
+    policy = run.experiment.policy
+    job = SFTJob(
+        **_common(run),
+        settings=required(policy.sft, "policy.sft"),
+        lora=policy.lora,
+        model=_base(run, policy.model),
+        train=_data(run.input("sft_examples"), "train.jsonl"),
+    )
+    return _run(run, folder, job)
+
+
+def dpo_checkpoint(run: StageRun, folder: Path) -> Outcome:
+    """The fine-tuned policy, optimised directly on the preference pairs."""
+    policy = run.experiment.policy
+    job = DPOJob(
+        **_common(run),
+        settings=required(policy.dpo, "policy.dpo"),
+        lora=policy.lora,
+        model=_fine_tuned(run),
+        train=_data(run.input("preference_pairs"), "train.jsonl"),
+    )
+    return _run(run, folder, job)
+
+
+def grpo_checkpoint(run: StageRun, folder: Path) -> Outcome:
+    """The fine-tuned policy, optimised against the deployed reward within groups."""
+    policy = run.experiment.policy
+    settings = required(policy.grpo, "policy.grpo")
+    if settings.batch_size % settings.group_size:
+        raise SpecError(
+            "batch_size must be a multiple of group_size",
+            where=f"experiment {run.experiment.key!r}, policy.grpo",
+            got=f"{settings.batch_size} and {settings.group_size}",
+        )
+    with _reward(run, settings.reward) as reward:
+        job = GRPOJob(
+            **_common(run),
+            settings=settings,
+            lora=policy.lora,
+            model=_fine_tuned(run),
+            train=_data(run.input("rl_prompts"), "train.jsonl"),
+            reward=reward,
+        )
+        return _run(run, folder, job)
+
+
+def ppo_checkpoint(run: StageRun, folder: Path) -> Outcome:
+    """The fine-tuned policy, optimised against the deployed reward with a value function."""
+    policy = run.experiment.policy
+    settings = required(policy.ppo, "policy.ppo")
+    with _reward(run, settings.reward) as reward:
+        job = PPOJob(
+            **_common(run),
+            settings=settings,
+            lora=policy.lora,
+            model=_fine_tuned(run),
+            train=_data(run.input("rl_prompts"), "train.jsonl"),
+            reward=reward,
+        )
+        return _run(run, folder, job)
+
+
+def required(section: T | None, name: str) -> T:
+    """The section; ``SpecError`` if the experiment has switched it off."""
+    if section is None:
+        raise SpecError(
+            f"the experiment has no section {name}", fix="Add it, or leave the stage out."
+        )
+    return section
+
+
+def _common(run: StageRun) -> dict[str, Any]:
+    compute = run.experiment.compute
+    return {
+        "experiment": run.experiment.key,
+        "seed": run.experiment.seed,
+        "device": run.services.device or compute.device,
+        "train_dtype": compute.train_dtype,
+        "threads": compute.threads,
+        "resume_root": str(run.workspace.cache / "resume"),
+    }
+
+
+def _base(run: StageRun, spec: ModelSpec) -> ModelRef:
+    folder = model_folder(spec, run.workspace.cache)
+    return ModelRef(name=spec.name, path=str(folder), digest=model_digest(folder))
+
+
+def _fine_tuned(run: StageRun) -> ModelRef:
+    artifact = run.input("sft_checkpoint")
+    folder = artifact.folder("model")
+    name = f"{run.experiment.key}/sft_checkpoint"
+    return ModelRef(name=name, path=str(folder), digest=model_digest(folder))
+
+
+def _data(artifact: Artifact, name: str) -> DataFile:
+    path = artifact.file(name)
+    return DataFile(path=str(path), sha256=digest_file(path))
+
+
+@contextmanager
+def _reward(run: StageRun, how: str) -> Generator[RewardRef]:
+    """The deployed reward, once its gates allow it: a server for this step, or the artifact."""
+    from reward_harness.serving.service import deployed_artifact, deployment_of, serve_for
+
+    deployment = deployment_of(run.input("rm_deployment"))
+    artifact = deployed_artifact(run.workspace, deployment)
+    artifact.manifest.require_gates(strict=deployment.target == "prod")
+    if how == "in_process":
+        yield RewardRef(kind="artifact", digest=artifact.digest, path=str(artifact.path))
+        return
+    with serve_for(run.workspace, run.input("rm_deployment")) as url:
+        yield RewardRef(kind="served", digest=artifact.digest, url=url)
+
+
+def _run(run: StageRun, folder: Path, job: Job) -> Outcome:
+    """Have the job run and report it: summary, curves, metrics, cost."""
+    launcher = run.services.launcher or launcher_for(run.experiment.compute)
+    result = launcher.run(job, folder, run.services.progress)
+    run.after_publish.append(ResumeFolder(Path(job.resume_root or "") / job.digest).clear)
+    rows = read_rows(folder / "metrics.jsonl")
+    (folder / "summary.md").write_text(summary_markdown(job, result), encoding="utf-8")
+    plot_curves(job.method, rows, folder / "plot.png")
+    return Outcome(
+        metrics=result.metrics,
+        cost=Cost(seconds=result.seconds, peak_memory_bytes=result.peak_memory_bytes),
+        notes=_notes(job, result),
+        device=result.device,
+    )
+
+
+def _notes(job: Job, result: TrainResult) -> dict[str, Any]:
+    return {
+        "method": job.method,
+        "job": job.digest,
+        "steps": result.steps,
+        "resumed_from": result.resumed_from,
+        "tokens_per_second": result.tokens_per_second,
+        "train_dtype": job.train_dtype,
+    }

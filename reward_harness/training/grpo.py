@@ -1,0 +1,146 @@
+"""Group-relative policy optimisation with TRL and any ``BaseRM`` (DeepSeekMath, arXiv 2402.03300).
+
+Advantages are rewards centred and scaled within a group of responses to one prompt (unbiased
+standard deviation). A response without a score is ``None`` to TRL: it is left out of its group's
+baseline and moves nothing. TRL would train on nothing in silence where all scores are missing, so
+the unscored share of each rollout is bounded here, and NaN is refused. A rollout is one step, so
+every checkpoint lies on a rollout boundary, where resuming is exact.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from datasets import Dataset
+from trl.trainer.grpo_config import GRPOConfig
+from trl.trainer.grpo_trainer import GRPOTrainer
+
+from reward_harness.data.files import read_records
+from reward_harness.data.records import RLPrompt
+from reward_harness.errors import TrainingError
+from reward_harness.models.chat import encode_prompt
+from reward_harness.rewards.base import BaseRM, Scored
+from reward_harness.training.context import MethodResult, TrainContext, start_and_end
+from reward_harness.training.job import GRPOJob
+from reward_harness.training.policy_model import load_for_training, lora_config, model_card, publish
+from reward_harness.training.trl_run import (
+    JobCallback,
+    common_arguments,
+    metric_rows,
+    require_records,
+    run_trainer,
+)
+
+
+class GroupReward:
+    """A ``BaseRM`` as a TRL reward function, with the unscored share bounded."""
+
+    __name__ = "reward"
+
+    def __init__(self, reward: BaseRM, max_unscored_share: float) -> None:
+        self.reward, self.max_unscored_share = reward, max_unscored_share
+
+    def __call__(
+        self, prompts: Sequence[str], completions: Sequence[str], **columns: Any
+    ) -> list[float | None]:
+        """Scores in order, None where there is none; ``TrainingError`` if too many are missing."""
+        chats = [
+            [*chat, {"role": "assistant", "content": completion}]
+            for chat, completion in zip(columns["chat"], completions, strict=True)
+        ]
+        results = self.reward.score_batch_results(chats)
+        scores = [r.value if isinstance(r, Scored) else None for r in results]
+        for score in scores:
+            if score is not None and not math.isfinite(score):
+                raise TrainingError(
+                    "the reward gave a number that is not finite",
+                    where=f"grpo, reward {self.reward.artifact_id or 'unnamed'}",
+                    got=score,
+                )
+        self._bound([r for r in results if not isinstance(r, Scored)], len(results))
+        if (log := columns.get("log_metric")) is not None:
+            log("unscored_share", scores.count(None) / len(scores))
+        return scores
+
+    def _bound(self, missing: Sequence[Any], total: int) -> None:
+        if len(missing) / total <= self.max_unscored_share and len(missing) < total:
+            return
+        raise TrainingError(
+            "too many responses got no score",
+            where=f"grpo, reward {self.reward.artifact_id or 'unnamed'}",
+            got=f"{len(missing)} of {total} unscored, the first: {missing[0]}",
+            expected=f"a share of at most {self.max_unscored_share}",
+            fix="Look at the reward service, or raise policy.grpo.max_unscored_share.",
+        )
+
+
+def train(job: GRPOJob, context: TrainContext) -> MethodResult:
+    """Optimise against the reward and publish ``model/``."""
+    assert context.reward is not None
+    model, tokenizer = load_for_training(job, context)
+    records = read_records(Path(job.train.path), RLPrompt)
+    require_records(len(records), job.train.path, "grpo")
+    prompts, cut = rendered_prompts(tokenizer, records, job.settings.max_prompt_tokens)
+    callback = JobCallback("grpo", job.settings.max_steps, context)
+    trainer = GRPOTrainer(
+        model=model,
+        reward_funcs=GroupReward(context.reward, job.settings.max_unscored_share),
+        args=_arguments(job, context),
+        train_dataset=Dataset.from_list(prompts),
+        processing_class=tokenizer,
+        peft_config=lora_config(job.lora),
+    )
+    resumed = run_trainer(trainer, callback, context)
+    rows = metric_rows(trainer)
+    size = job.settings.batch_size
+    metrics = {
+        **start_and_end(rows, "reward", "reward", "max", size),
+        **start_and_end(rows, "kl", "kl", "none", size),
+    }
+    card = {name: metric.value for name, metric in metrics.items()} | {
+        "prompts": len(records),
+        "prompts_cut": cut,
+        "reward": job.reward.digest[:16],
+    }
+    publish(trainer.model, tokenizer, context.model_folder, model_card(job, card))
+    return MethodResult(rows, metrics, card, callback.clock.tokens_per_second, resumed)
+
+
+def _arguments(job: GRPOJob, context: TrainContext) -> GRPOConfig:
+    settings = job.settings
+    return GRPOConfig(
+        **common_arguments(job, settings, context),
+        num_generations=settings.group_size,
+        max_completion_length=settings.max_new_tokens,
+        temperature=settings.temperature,
+        top_p=1.0,
+        top_k=0,
+        beta=settings.beta,
+        epsilon=settings.epsilon,
+        scale_rewards="group",
+        loss_type="grpo",
+        num_iterations=1,
+        steps_per_generation=1,
+        disable_dropout=True,
+        log_completions=False,
+    )
+
+
+def rendered_prompts(
+    tokenizer: Any, records: Sequence[RLPrompt], max_prompt_tokens: int
+) -> tuple[list[dict[str, Any]], int]:
+    """Prompts rendered as text and cut on the left, each beside its chat; and how many were cut.
+
+    The reward reads the whole chat, the policy what fits.
+    """
+    rows: list[dict[str, Any]] = []
+    cut = 0
+    for record in records:
+        chat = [m.model_dump() for m in record.prompt]
+        ids = encode_prompt(tokenizer, chat)
+        cut += len(ids) > max_prompt_tokens
+        rows.append({"prompt": tokenizer.decode(ids[-max_prompt_tokens:]), "chat": chat})
+    return rows, cut

@@ -1,0 +1,94 @@
+"""The policy that a job trains and publishes: adapters on, adapters merged, the model card."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from transformers import GenerationConfig
+
+from reward_harness.models.chat import end_id, pad_id
+from reward_harness.models.embedded import load_policy_folder
+from reward_harness.sections import LoraSpec
+from reward_harness.training.context import AnyJob, TrainContext
+
+if TYPE_CHECKING:
+    from peft import LoraConfig
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+
+def load_for_training(
+    job: AnyJob, context: TrainContext
+) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    """The job's start model in float32 (mixed precision is autocast's affair) and its tokenizer."""
+    return load_policy_folder(Path(job.model.path), dtype="float32", device=context.device)
+
+
+def lora_config(lora: LoraSpec | None) -> LoraConfig | None:
+    """PEFT's configuration of the spec's adapters; None trains all weights."""
+    if lora is None:
+        return None
+    from peft import LoraConfig
+
+    return LoraConfig(
+        r=lora.r,
+        lora_alpha=lora.alpha,
+        lora_dropout=lora.dropout,
+        target_modules=list(lora.targets),
+        task_type="CAUSAL_LM",
+    )
+
+
+def merged(model: Any) -> PreTrainedModel:
+    """The plain model on the CPU in float32, adapters merged into its weights."""
+    plain = model.merge_and_unload() if hasattr(model, "merge_and_unload") else model
+    return plain.to(device=torch.device("cpu"), dtype=torch.float32)
+
+
+def publish(
+    model: Any, tokenizer: PreTrainedTokenizerBase, folder: Path, card: str
+) -> PreTrainedModel:
+    """Write merged model, tokenizer, generation configuration and model card; returns the model."""
+    plain = merged(model)
+    plain.generation_config = GenerationConfig(
+        bos_token_id=tokenizer.bos_token_id,
+        eos_token_id=end_id(tokenizer),
+        pad_token_id=pad_id(tokenizer),
+    )
+    plain.config.use_cache = True
+    plain.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    (folder / "README.md").write_text(card, encoding="utf-8")
+    return plain
+
+
+def model_card(job: AnyJob, numbers: Mapping[str, Any]) -> str:
+    """A card in the hub's form: base, data, method, settings, numbers."""
+    settings = json.dumps(job.settings.model_dump(mode="json"), indent=1, sort_keys=True)
+    lines: Sequence[str] = (
+        "---",
+        "library_name: transformers",
+        f"tags: [reward-harness, {job.method}]",
+        "---",
+        f"# {job.experiment}: {job.method}",
+        "",
+        f"Trained by `{job.method}` from `{job.model.name}` (digest `{job.model.digest[:16]}`)",
+        f"on records with sha256 `{job.train.sha256[:16]}`, seed {job.seed}, {job.train_dtype}.",
+        "",
+        "| measure | value |",
+        "|---|---|",
+        *(f"| {name} | {_shown(value)} |" for name, value in sorted(numbers.items())),
+        "",
+        "```json",
+        settings,
+        "```",
+        "",
+    )
+    return "\n".join(lines)
+
+
+def _shown(value: Any) -> str:
+    return f"{value:.4g}" if isinstance(value, float) else str(value)

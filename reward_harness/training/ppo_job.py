@@ -1,0 +1,92 @@
+"""A PPO job: records and adapters in, ``PPOTrainer``'s steps with checkpoints, a policy out."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from reward_harness.data.files import read_records
+from reward_harness.data.records import RLPrompt
+from reward_harness.training.context import (
+    MethodResult,
+    TrainContext,
+    check_finite,
+    start_and_end,
+)
+from reward_harness.training.job import PPOJob
+from reward_harness.training.policy_model import load_for_training, lora_config, model_card, publish
+from reward_harness.training.ppo import PPOTrainer
+from reward_harness.training.trl_run import require_records
+
+SHOWN = ("reward_mean", "kl_k1", "entropy")
+
+
+def train(job: PPOJob, context: TrainContext) -> MethodResult:
+    """Optimise against the reward and publish ``model/``."""
+    trainer = _trainer(job, context)
+    total = job.settings.max_steps
+    clock = context.clock(total)
+    resumed = _restore(trainer, context)
+    for step in range(len(trainer.rows) + 1, total + 1):
+        row = trainer.step()
+        check_finite(row, ("policy_loss", "value_loss", "reward_mean"), f"ppo step {step}")
+        tokens = float(row["response_tokens"] or 0.0) * job.settings.batch_size
+        speed = clock.step(step, int(tokens))
+        context.tell("ppo", step, total, {n: float(row[n] or 0.0) for n in SHOWN} | speed)
+        _checkpoint(trainer, context, job, step)
+    size = job.settings.batch_size
+    metrics = {
+        **start_and_end(trainer.rows, "reward_mean", "reward", "max", size),
+        **start_and_end(trainer.rows, "kl_k1", "kl", "none", size),
+    }
+    card = {name: metric.value for name, metric in metrics.items()} | {
+        "prompts": len(trainer.prompts),
+        "prompts_cut": trainer.prompts_cut,
+        "reward": job.reward.digest[:16],
+    }
+    publish(trainer.models.policy, trainer.tokenizer, context.model_folder, model_card(job, card))
+    return MethodResult(trainer.rows, metrics, card, clock.tokens_per_second, resumed)
+
+
+def _trainer(job: PPOJob, context: TrainContext) -> PPOTrainer:
+    assert context.reward is not None
+    records = read_records(Path(job.train.path), RLPrompt)
+    require_records(len(records), job.train.path, "ppo")
+    policy, tokenizer = load_for_training(job, context)
+    torch.manual_seed(job.seed)
+    adapters = lora_config(job.lora)
+    if adapters is not None:
+        from peft import get_peft_model
+
+        policy: Any = get_peft_model(policy, adapters)
+    return PPOTrainer(
+        policy,
+        tokenizer,
+        context.reward,
+        [[m.model_dump() for m in record.prompt] for record in records],
+        job.settings,
+        seed=job.seed,
+        autocast=torch.bfloat16 if job.train_dtype == "bfloat16" else None,
+    )
+
+
+def _restore(trainer: PPOTrainer, context: TrainContext) -> int | None:
+    found = context.resume.newest() if context.resume else None
+    if found is None:
+        return None
+    step, folder = found
+    device = context.device
+    trainer.load_state(torch.load(folder / "state.pt", map_location=device, weights_only=True))
+    return step
+
+
+def _checkpoint(trainer: PPOTrainer, context: TrainContext, job: PPOJob, step: int) -> None:
+    """Save where it is due; ``TrainingError`` if the job was told to stop."""
+    total = job.settings.max_steps
+    due = step % job.settings.save_every == 0 and step < total
+    if context.resume and (due or context.stop.requested):
+        context.resume.save(step, lambda folder: torch.save(trainer.state(), folder / "state.pt"))
+    if context.stop.requested and step < total:
+        raise context.stopped(step)

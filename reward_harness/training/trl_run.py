@@ -1,0 +1,142 @@
+"""Running a TRL trainer under this project's rules: same arguments, checkpoints, stops and metrics.
+
+Checkpoints are transformers' own folders, sealed with the project's marker after they are written.
+Every step is logged; a loss or gradient norm that is not finite stops the job before the step's
+checkpoint, so that the last good one stays. SIGTERM saves at the end of the running step. Metrics
+rows come from the trainer's state, which a resumed run carries on, so that they are complete.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from transformers import PrinterCallback, TrainerCallback
+
+from reward_harness.errors import TrainingError
+from reward_harness.models.silence import quiet_training_libraries
+from reward_harness.sections import OptimSpec
+from reward_harness.training.context import (
+    AnyJob,
+    MetricRow,
+    StepClock,
+    TrainContext,
+    check_finite,
+)
+
+NOISE = ("runtime", "per_second", "flos", "step_time", "epoch", "memory", "time")
+"""Parts of names of logged numbers that depend on the machine or repeat the step."""
+
+SHOWN = ("loss", "reward", "rewards/margins", "rewards/accuracies", "kl")
+
+
+def common_arguments(job: AnyJob, settings: OptimSpec, context: TrainContext) -> dict[str, Any]:
+    """Arguments of every TRL configuration; precision is said outright, TRL would choose bf16."""
+    quiet_training_libraries()
+    mixed = job.train_dtype == "bfloat16"
+    return {
+        "output_dir": str(context.resume.path if context.resume else context.output / "log/trl"),
+        "max_steps": settings.max_steps,
+        "per_device_train_batch_size": settings.batch_size,
+        "learning_rate": settings.learning_rate,
+        "lr_scheduler_type": "cosine",
+        # rounded down: the first warm-up step has a rate of 0, which a run of few steps cannot spare
+        "warmup_steps": math.floor(settings.max_steps * settings.warmup_fraction),
+        "max_grad_norm": settings.max_grad_norm,
+        "seed": job.seed,
+        "data_seed": job.seed,
+        "bf16": mixed,
+        "fp16": False,
+        "use_cpu": context.device == "cpu",
+        "activation_checkpointing": False,
+        "logging_steps": 1,
+        "logging_nan_inf_filter": False,
+        "save_strategy": "steps" if context.resume else "no",
+        "save_steps": settings.save_every,
+        "report_to": "none",
+        "disable_tqdm": True,
+        "dataloader_num_workers": 0,
+        "dataloader_pin_memory": False,
+    }
+
+
+class JobCallback(TrainerCallback):
+    """Progress, timing, seals, stops and the finite check, at the trainer's own events."""
+
+    def __init__(self, method: str, total: int, context: TrainContext) -> None:
+        self.method, self.total, self.context = method, total, context
+        self.clock: StepClock = context.clock(total)
+        self.tokens = 0.0
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        self.clock = self.context.clock(self.total)
+        self.tokens = next(
+            (
+                float(row["num_tokens"])
+                for row in reversed(state.log_history)
+                if "num_tokens" in row
+            ),
+            0.0,
+        )
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        if self.context.stop.requested:
+            control.should_save = self.context.resume is not None
+            control.should_training_stop = True
+
+    def on_log(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        logs: Mapping[str, Any] = kwargs["logs"]
+        if "loss" not in logs:
+            return
+        step = int(state.global_step)
+        check_finite(logs, ("loss", "grad_norm"), f"{self.method} step {step}")
+        seen = float(logs.get("num_tokens", self.tokens))
+        speed = self.clock.step(step, int(seen - self.tokens))
+        self.tokens = seen
+        shown = {name: float(logs[name]) for name in SHOWN if name in logs}
+        self.context.tell(self.method, step, self.total, shown | speed)
+
+    def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        if self.context.resume is not None:
+            self.context.resume.seal(int(state.global_step))
+
+
+def run_trainer(trainer: Any, callback: JobCallback, context: TrainContext) -> int | None:
+    """Train to the last step, from the newest valid checkpoint if there is one; returns its step.
+
+    ``TrainingError`` if the job was told to stop.
+    """
+    found = context.resume.newest() if context.resume else None
+    trainer.remove_callback(PrinterCallback)
+    trainer.add_callback(callback)
+    trainer.train(resume_from_checkpoint=str(found[1]) if found else None)
+    step = int(trainer.state.global_step)
+    if step < callback.total:
+        raise context.stopped(step)
+    return found[0] if found else None
+
+
+def metric_rows(trainer: Any) -> list[MetricRow]:
+    """One row a step from the trainer's history, without times."""
+    rows: list[MetricRow] = []
+    for logged in trainer.state.log_history:
+        if "loss" not in logged:
+            continue
+        kept = {k: _plain(v) for k, v in logged.items() if not any(n in k for n in NOISE)}
+        rows.append({"step": int(logged["step"]), **{k: kept[k] for k in sorted(kept)}})
+    return rows
+
+
+def _plain(value: Any) -> float | int | None:
+    number = value.item() if hasattr(value, "item") else value
+    if isinstance(number, float) and not math.isfinite(number):
+        return None
+    return number
+
+
+def require_records(count: int, path: str, method: str) -> None:
+    """``TrainingError`` where there is nothing to train on."""
+    if count == 0:
+        raise TrainingError(f"no records to train {method} on", where=str(Path(path)))

@@ -1,0 +1,189 @@
+"""The worker that executes one training job: knows files, nothing of who started it.
+
+    python -m reward_harness.training.worker --job log/job.json --output DIR
+
+writes ``model/``, ``metrics.jsonl`` (one row a step, no times), ``job.json`` and, under ``log/``,
+``timing.jsonl`` and ``result.json``. Progress goes to standard output as lines that start with
+``@progress`` and hold one JSON event; a failure's last line on standard error is ``@error`` with
+the error's kind and text. SIGTERM saves a checkpoint after the running step; when the launcher
+(process ``HARNESS_LAUNCHER_PID``) dies, the worker stops likewise.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import logging
+import os
+import signal
+import sys
+import threading
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import orjson
+
+from reward_harness.environment import peak_memory_bytes
+from reward_harness.errors import HarnessError, TrainingError
+from reward_harness.progress import Progress, ProgressSink
+from reward_harness.training.job import RESULT_FILE, RewardRef, TrainResult, read_job, write_job
+
+if TYPE_CHECKING:
+    from reward_harness.rewards.base import BaseRM
+    from reward_harness.training.context import AnyJob, MethodResult, StopRequest
+
+METHODS: Mapping[str, str] = {
+    "sft": "reward_harness.training.sft",
+    "bt": "reward_harness.training.reward_model",
+    "dpo": "reward_harness.training.dpo",
+    "grpo": "reward_harness.training.grpo",
+    "ppo": "reward_harness.training.ppo_job",
+}
+PROGRESS_PREFIX = "@progress "
+ERROR_PREFIX = "@error "
+LAUNCHER_VARIABLE = "HARNESS_LAUNCHER_PID"
+ORPHAN_GRACE_S = 60.0
+STOPPED_EXIT = 143
+
+logger = logging.getLogger(__name__)
+
+
+def run_job(
+    job: AnyJob,
+    output: Path,
+    progress: ProgressSink,
+    *,
+    reward: BaseRM | None = None,
+    stop: StopRequest | None = None,
+) -> TrainResult:
+    """Execute ``job`` in this process; ``reward`` overrides the one that the job names."""
+    import torch
+
+    from reward_harness.models.silence import quiet_libraries
+    from reward_harness.scaling.memory import resolve_device
+    from reward_harness.training.context import StopRequest, TrainContext
+    from reward_harness.training.resume import ResumeFolder
+
+    quiet_libraries()
+    started = time.monotonic()
+    write_job(job, output)
+    threads = torch.get_num_threads()
+    torch.set_num_threads(job.threads or threads)
+    folder = ResumeFolder(Path(job.resume_root) / job.digest) if job.resume_root else None
+    context = TrainContext(
+        output=output,
+        device=resolve_device(job.device),
+        resume=folder,
+        progress=progress,
+        stop=stop or StopRequest(),
+        reward=reward or open_reward(job),
+    )
+    method: Any = importlib.import_module(METHODS[job.method])
+    try:
+        if folder is None:
+            found: MethodResult = method.train(job, context)
+        else:
+            with folder.held():
+                found = method.train(job, context)
+    finally:
+        torch.set_num_threads(threads)
+    return _report(job, output, found, context.device, time.monotonic() - started)
+
+
+def open_reward(job: AnyJob) -> BaseRM | None:
+    """The reward an on-policy job names; its digest is checked by whoever answers."""
+    reference: RewardRef | None = getattr(job, "reward", None)
+    if reference is None:
+        return None
+    if reference.kind == "served":
+        from reward_harness.rewards.remote import RemoteRM
+
+        return RemoteRM(reference.url or "", expect_digest=reference.digest)
+    from reward_harness.rewards.load import load_rm
+
+    found = load_rm(Path(reference.path or ""))
+    if found.digest != reference.digest:
+        raise TrainingError(
+            "the reward is not the one the job names",
+            where=reference.path,
+            got=found.digest,
+            expected=reference.digest,
+        )
+    return found
+
+
+def _report(
+    job: AnyJob, output: Path, found: MethodResult, device: str, seconds: float
+) -> TrainResult:
+    from reward_harness.training.context import write_rows
+
+    write_rows(output / "metrics.jsonl", found.rows)
+    result = TrainResult(
+        method=job.method,
+        steps=len(found.rows),
+        metrics=dict(found.metrics),
+        device=device,
+        seconds=round(seconds, 3),
+        peak_memory_bytes=peak_memory_bytes(),
+        tokens_per_second=found.tokens_per_second,
+        resumed_from=found.resumed_from,
+    )
+    (output / RESULT_FILE).write_text(result.model_dump_json(indent=1), encoding="utf-8")
+    return result
+
+
+def tell(event: Progress) -> None:
+    """Write one event for the launcher."""
+    body = {
+        "stage": event.stage,
+        "step": event.step,
+        "total": event.total,
+        "message": event.message,
+        "numbers": dict(event.numbers),
+    }
+    sys.stdout.write(PROGRESS_PREFIX + orjson.dumps(body).decode() + "\n")
+    sys.stdout.flush()
+    numbers = ", ".join(f"{name} {value:.4g}" for name, value in event.numbers.items())
+    logger.info("%s step %d of %d: %s", event.stage, event.step, event.total, numbers)
+
+
+def watch_launcher(stop: StopRequest) -> None:
+    """Stop after the running step when the launcher is gone; end outright after a grace period."""
+    launcher = os.environ.get(LAUNCHER_VARIABLE)
+    if launcher is None:
+        return
+
+    def watch() -> None:
+        while os.getppid() == int(launcher):
+            time.sleep(0.5)
+        stop.requested = True
+        time.sleep(ORPHAN_GRACE_S)
+        os.killpg(os.getpgid(0), signal.SIGKILL)
+
+    threading.Thread(target=watch, daemon=True, name="launcher-watch").start()
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the job named on the command line; returns the exit code."""
+    from reward_harness.training.context import StopRequest
+
+    parser = argparse.ArgumentParser(prog="reward_harness.training.worker", description=__doc__)
+    parser.add_argument("--job", type=Path, required=True, help="a job file (log/job.json)")
+    parser.add_argument("--output", type=Path, required=True, help="folder to write into")
+    options = parser.parse_args(arguments)
+    stop = StopRequest()
+    watch_launcher(stop)
+    signal.signal(signal.SIGTERM, lambda *_: setattr(stop, "requested", True))
+    try:
+        run_job(read_job(options.job), options.output, tell, stop=stop)
+    except HarnessError as error:
+        body = {"kind": type(error).__name__, "text": str(error)}
+        sys.stderr.write(ERROR_PREFIX + orjson.dumps(body).decode() + "\n")
+        return STOPPED_EXIT if stop.requested else error.exit_code
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

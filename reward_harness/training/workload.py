@@ -1,0 +1,90 @@
+"""The size of a job's training step, read from its model's files without loading it."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from reward_harness.errors import TrainingError
+from reward_harness.scaling.memory import MemoryEstimate, Workload, require_memory
+from reward_harness.sections import LoraSpec
+
+if TYPE_CHECKING:
+    from reward_harness.training.context import AnyJob
+
+BT_PASS_TOKENS = 2048
+PPO_PASS_TOKENS = 1024
+"""Token budgets of one pass in ``reward_model`` and ``ppo``; importing those would import torch."""
+
+
+def require_job_memory(job: AnyJob, available: int, device: str) -> MemoryEstimate:
+    """The job's estimate; ``TrainingError`` if it is more than ``available`` bytes."""
+    shapes = tensor_shapes(Path(job.model.path))
+    adapter = lora_parameters(shapes, getattr(job, "lora", None) or LoraSpec())
+    return require_memory(
+        workload_of(job),
+        available,
+        device=device,
+        where=f"{job.experiment}/{job.method}",
+        lora_parameters=adapter,
+    )
+
+
+def workload_of(job: AnyJob) -> Workload:
+    """Parameters, trained parameters and the shape of one pass."""
+    folder = Path(job.model.path)
+    shapes = tensor_shapes(folder)
+    config: dict[str, Any] = json.loads((folder / "config.json").read_bytes())
+    parameters = sum(math.prod(shape) for shape in shapes.values())
+    lora: LoraSpec | None = getattr(job, "lora", None)
+    batch, tokens = _pass(job)
+    return Workload(
+        parameters=parameters,
+        trained=lora_parameters(shapes, lora) if lora else parameters,
+        layers=int(config["num_hidden_layers"]),
+        hidden=int(config["hidden_size"]),
+        vocabulary=0 if job.method == "bt" else int(config["vocab_size"]),
+        batch=batch,
+        tokens=tokens,
+        dtype=job.train_dtype,
+        reference=lora is None and job.method in ("dpo", "grpo", "ppo"),
+    )
+
+
+def tensor_shapes(folder: Path) -> dict[str, list[int]]:
+    """Names and shapes of all tensors in the folder's safetensors files."""
+    from safetensors import safe_open
+
+    found: dict[str, list[int]] = {}
+    for path in sorted(folder.glob("*.safetensors")):
+        with safe_open(path, framework="np") as file:
+            found |= {name: list(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118
+    if not found:
+        raise TrainingError("no safetensors in the model's folder", where=str(folder))
+    return found
+
+
+def lora_parameters(shapes: dict[str, list[int]], lora: LoraSpec) -> int:
+    """Parameters of the adapters: r·(in + out) for each targeted matrix (arXiv 2106.09685)."""
+    targeted = (
+        shape
+        for name, shape in shapes.items()
+        if len(shape) == 2 and name.removesuffix(".weight").rpartition(".")[2] in lora.targets
+    )
+    return sum(lora.r * sum(shape) for shape in targeted)
+
+
+def _pass(job: AnyJob) -> tuple[int, int]:
+    """Sequences and tokens of the largest single pass."""
+    if job.method == "bt":
+        return max(1, BT_PASS_TOKENS // job.settings.max_length), job.settings.max_length
+    if job.method == "sft":
+        return job.settings.batch_size, job.settings.max_length
+    if job.method == "dpo":
+        return 2 * job.settings.batch_size, job.settings.max_length
+    tokens = job.settings.max_prompt_tokens + job.settings.max_new_tokens
+    if job.method == "ppo":
+        return min(job.settings.batch_size, max(1, PPO_PASS_TOKENS // tokens)), tokens
+    return job.settings.batch_size, tokens
