@@ -8,7 +8,7 @@ from reward_harness.rewards.load import load_rm
 from reward_harness.rewards.programmatic import ProgrammaticRM
 from reward_harness.rewards.rubric import RubricRM
 from reward_harness.rm.artifact import read_artifact
-from reward_harness.rm.package import read_rubrics
+from reward_harness.rubrics.files import read_rubrics
 from reward_harness.store import Artifact
 
 LABELS = {"rubric": "Searched rubric", "classifier": "Bradley–Terry classifier"}
