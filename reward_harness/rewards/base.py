@@ -194,6 +194,9 @@ class BaseRM(ABC):
         """``score`` off the event loop; subclasses that wait for a network do better."""
         return await asyncio.to_thread(cast("Any", self.score), messages, return_details)
 
+    def close(self) -> None:  # noqa: B027  most rewards hold nothing open
+        """Let go of connections and files; the reward is not used again."""
+
     def require(self, result: ScoreResult) -> Scored:
         """``result`` if there is a score; ``ScoringError`` with the reason otherwise."""
         if isinstance(result, Scored):

@@ -5,6 +5,7 @@ score.
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from reward_harness.errors import ArtifactError
 from reward_harness.rewards.base import BaseRM
@@ -17,37 +18,59 @@ from reward_harness.rm.artifact import (
     read_artifact,
     verified_digest,
 )
-from reward_harness.rubrics.grading import Grader
+
+if TYPE_CHECKING:
+    from reward_harness.llm.roles import ModelRoles
 
 
-def load_rm(path: Path, device: str = "cpu", *, api_key_env: str | None = None) -> BaseRM:
+def load_rm(
+    path: Path,
+    device: str = "cpu",
+    *,
+    cache: Path | None = None,
+    api_key_env: str | None = None,
+) -> BaseRM:
     """Read an ``rm_artifact`` folder or an exported ``.json``.
 
+    Args:
+        path: the artifact.
+        device: where a classifier computes.
+        cache: folder of the verdict store, so that a model-graded rubric asks nothing twice.
+        api_key_env: variable with the judge's key, where not the one that the artifact names.
+
     ``ArtifactError`` with the reason for an unknown schema version, a missing runtime snapshot, or
-    a file that does not match its digest.
+    a file that does not match its digest; ``LLMError`` without the judge's key.
     """
     artifact = read_artifact(path)
     digest = verified_digest(path, artifact)
-    rm = rm_of(artifact, path, device, api_key_env)
+    if isinstance(artifact.runtime_snapshot, RubricRuntime):
+        grader = _grader(artifact, artifact.runtime_snapshot, cache, api_key_env)
+        rm: BaseRM = RubricRM(artifact.rubric, grader, artifact.prompt_ids)
+    else:
+        scaling = artifact.normalization
+        normalization = Normalization(scaling.mean, scaling.std)
+        rm = ClassifierRM.load(path / MODEL_FOLDER, device, normalization)
     rm.artifact_id, rm.digest = artifact.artifact_id, digest
     return rm
 
 
-def rm_of(
-    artifact: RMArtifact, path: Path, device: str = "cpu", api_key_env: str | None = None
-) -> BaseRM:
-    """The reward that a verified artifact describes; ``path`` is where a classifier's weights
-    lie.
-    """
-    if isinstance(artifact.runtime_snapshot, RubricRuntime):
-        grader = _grader(artifact, artifact.runtime_snapshot, api_key_env)
-        return RubricRM(artifact.rubric, grader, artifact.prompt_ids)
-    scaling = artifact.normalization
-    normalization = Normalization(scaling.mean, scaling.std)
-    return ClassifierRM.load(path / MODEL_FOLDER, device, normalization)
-
-
-def _grader(artifact: RMArtifact, runtime: RubricRuntime, api_key_env: str | None) -> Grader | None:
+def _grader(
+    artifact: RMArtifact, runtime: RubricRuntime, cache: Path | None, api_key_env: str | None
+) -> ModelRoles | None:
+    """The grader of the runtime snapshot, whatever the environment would choose now."""
     if not any(rubric.needs_llm for rubric in artifact.rubric.values()):
         return None
-    raise ArtifactError("model-graded criteria need a grader", got=runtime.backend)
+    if runtime.endpoint is None or runtime.verifier is None:
+        raise ArtifactError(
+            "model-graded criteria, but the runtime snapshot names no endpoint and template",
+            where=artifact.artifact_id,
+            got=runtime.backend,
+        )
+    from reward_harness.llm.gateway import Gateway
+    from reward_harness.llm.roles import ModelRoles
+    from reward_harness.llm.verdicts import STORE_NAME, VerdictStore
+
+    named = {"api_key_env": api_key_env} if api_key_env else {}
+    gateway = Gateway(runtime.endpoint.model_copy(update=named))
+    store = VerdictStore(cache / STORE_NAME if cache else None)
+    return ModelRoles(gateway, store, {"verifier": runtime.verifier})

@@ -13,6 +13,7 @@ from typing import Any, Literal
 
 from reward_harness.data.records import Message, prompt_key
 from reward_harness.errors import ArtifactError
+from reward_harness.llm.event_loop import run_sync
 from reward_harness.rewards.base import (
     PROMPT_NOT_FOUND,
     BaseRM,
@@ -24,10 +25,9 @@ from reward_harness.rewards.base import (
     finite,
     invalid,
 )
+from reward_harness.rubrics.files import SHARED
 from reward_harness.rubrics.grading import Grader, grade_batch, grade_response, prompt_text
 from reward_harness.rubrics.types import Rubric
-
-SHARED = "__shared__"
 
 
 class RubricRM(BaseRM):
@@ -92,6 +92,11 @@ class RubricRM(BaseRM):
             result = _with_rubric(graded, chosen)
         scored = self.require(result)
         return (scored.value, self.details(scored)) if return_details else scored.value
+
+    def close(self) -> None:
+        """Close the grader's connections and store, if it has any."""
+        if (aclose := getattr(self.grader, "aclose", None)) is not None:
+            run_sync(aclose())
 
     def _rubric_id(self, item: Item) -> str | Failed:
         if item.prompt_id in self.rubrics:

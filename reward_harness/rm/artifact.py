@@ -18,6 +18,7 @@ from pydantic import Field, ValidationError
 from reward_harness.errors import ArtifactError
 from reward_harness.hashing import digest_file, digest_json
 from reward_harness.manifest import MANIFEST_NAME, Frozen, Gate, Manifest, outputs_digest
+from reward_harness.prompts import Template
 from reward_harness.rubrics.types import Rubric
 from reward_harness.sections import Endpoint
 
@@ -66,7 +67,7 @@ class Scaling(Frozen):
 
 
 class RubricRuntime(Frozen):
-    """What grading depends on; ``templates`` holds the text and version of each prompt used."""
+    """What grading depends on; ``verifier`` is the prompt template itself, as it was used."""
 
     kind: Literal["rubric"] = "rubric"
     backend: str
@@ -75,7 +76,7 @@ class RubricRuntime(Frozen):
     votes: int
     seed: int
     extraction: Literal["identity"] = "identity"
-    templates: dict[str, dict[str, Any]] = Field(default_factory=dict)
+    verifier: Template | None = None
 
 
 class ClassifierRuntime(Frozen):

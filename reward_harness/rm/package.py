@@ -8,12 +8,10 @@ import shutil
 from collections.abc import Mapping
 from pathlib import Path
 
-from pydantic import ValidationError
-
 from reward_harness.errors import ArtifactError
 from reward_harness.hashing import digest_file
 from reward_harness.llm.backends import resolve_backend, resolve_endpoint
-from reward_harness.rewards.rubric import SHARED
+from reward_harness.prompts import load_templates
 from reward_harness.rm.artifact import (
     ClassifierRuntime,
     RMArtifact,
@@ -22,24 +20,11 @@ from reward_harness.rm.artifact import (
     ScoringPolicy,
     sealed,
 )
+from reward_harness.rubrics.files import SHARED
 from reward_harness.rubrics.types import Rubric
-from reward_harness.spec import ExperimentSpec
+from reward_harness.sections import SearchConfig
 
 REWARD_MODEL_NAME = "reward_model.json"
-
-
-def read_rubrics(path: Path) -> dict[str, Rubric]:
-    """``{"__shared__" or prompt id: rubric}`` as ``best_rubric`` publishes it."""
-    try:
-        body = json.loads(path.read_bytes())
-        found = {name: Rubric.model_validate(rubric) for name, rubric in body.items()}
-    except (OSError, ValueError, AttributeError, ValidationError) as error:
-        raise ArtifactError(
-            "not a file of rubrics", where=str(path), got=str(error).splitlines()[0]
-        ) from error
-    if not found:
-        raise ArtifactError("no rubric in it", where=str(path))
-    return found
 
 
 def rubric_artifact(
@@ -59,16 +44,17 @@ def rubric_artifact(
     )
 
 
-def rubric_runtime(spec: ExperimentSpec) -> RubricRuntime:
-    """What grading with this experiment's search settings depends on."""
-    search = spec.search
+def rubric_runtime(search: SearchConfig, seed: int, prompts: Path | None) -> RubricRuntime:
+    """What grading with these search settings depends on; ``prompts`` is the templates' folder."""
     backend = resolve_backend(search)
+    with_model = backend == "openai"
     return RubricRuntime(
         backend=backend,
         locale=search.locale,
-        endpoint=resolve_endpoint(search.endpoint) if backend == "openai" else None,
+        endpoint=resolve_endpoint(search.endpoint) if with_model else None,
         votes=search.votes,
-        seed=spec.seed,
+        seed=seed,
+        verifier=load_templates(prompts, search.locale)["verifier"] if with_model else None,
     )
 
 

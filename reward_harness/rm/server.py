@@ -50,8 +50,9 @@ def serve(
         raise SpecError("what to serve?", expected="either --artifact or --target")
     key = os.environ.get(server_key_env) or None
     require_safe_bind(host, key, server_key_env, insecure)
-    deployments = Deployments(Workspace.discover(), target) if target else None
-    source = Source(artifact, deployments, device, api_key_env)
+    workspace = Workspace.discover()
+    deployments = Deployments(workspace, target) if target else None
+    source = Source(artifact, deployments, device, workspace.cache, api_key_env)
     run_server(
         source,
         ServerSettings(key=key, audit_log=request_log_path),

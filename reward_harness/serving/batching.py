@@ -66,6 +66,7 @@ class Scorer:
             self._wake.notify()
         if self._worker is not None:
             self._worker.join()
+        self.rm.close()
 
     def _work(self) -> None:
         while batch := self._take():

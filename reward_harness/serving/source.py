@@ -45,6 +45,7 @@ class Source:
         path: an artifact to serve for good; or
         deployments: the target whose pointer is followed.
         device: where a classifier computes.
+        cache: folder of the verdict store.
         api_key_env: the variable with the judge's key, where the artifact's own is not to be used.
     """
 
@@ -53,9 +54,11 @@ class Source:
         path: Path | None = None,
         deployments: Deployments | None = None,
         device: str = "cpu",
+        cache: Path | None = None,
         api_key_env: str | None = None,
     ) -> None:
-        self._deployments, self._device, self._api_key_env = deployments, device, api_key_env
+        self._deployments, self._device = deployments, device
+        self._cache, self._api_key_env = cache, api_key_env
         self._served = self._load(path) if path is not None else self._load_deployed()
         self._follower: asyncio.Task[None] | None = None
 
@@ -137,5 +140,5 @@ class Source:
         return served
 
     def _load(self, path: Path) -> Served:
-        rm = load_rm(path, self._device, api_key_env=self._api_key_env)
+        rm = load_rm(path, self._device, cache=self._cache, api_key_env=self._api_key_env)
         return Served(artifact=read_artifact(path), digest=rm.digest or "", scorer=Scorer(rm))

@@ -13,11 +13,11 @@ from reward_harness.data.files import read_records
 from reward_harness.data.records import PreferencePair, RankedPrompt, prompt_key
 from reward_harness.errors import DataError
 from reward_harness.hashing import derive_seed
-from reward_harness.manifest import Metric, Outcome
+from reward_harness.manifest import Cost, Metric, Outcome
 from reward_harness.rewards.base import BaseRM, Scored, conversation_of
 from reward_harness.rewards.classifier import ClassifierRM
 from reward_harness.rewards.load import load_rm
-from reward_harness.rewards.rubric import SHARED
+from reward_harness.rewards.rubric import RubricRM
 from reward_harness.rm.artifact import (
     MODEL_FOLDER,
     PROBES_NAME,
@@ -32,7 +32,6 @@ from reward_harness.rm.gates import agreement_of, as_ranked, run_gates, sample, 
 from reward_harness.rm.package import (
     describe_classifier,
     link_tree,
-    read_rubrics,
     rubric_artifact,
     rubric_runtime,
 )
@@ -45,6 +44,7 @@ from reward_harness.rm.probes import (
     score_probes,
     write_probes,
 )
+from reward_harness.rubrics.files import SHARED, read_rubrics
 from reward_harness.stages.make import StageRun
 
 SCALING_PAIRS = 128
@@ -60,7 +60,7 @@ def rm_artifact(run: StageRun, folder: Path) -> Outcome:
     section = run.experiment.reward_model
     packaged = _packaged_rubric(run) if section.serve == "rubric" else _packaged_model(run, folder)
     write_artifact(_with_provenance(run, packaged), folder)
-    rm = load_rm(folder, _device(run))
+    rm = load_rm(folder, _device(run), cache=run.workspace.cache)
     heldout = _heldout(run, packaged)
     genuine = score_genuine(rm, sample(heldout, section.gates.heldout_prompts))
     attacks = read_attacks(run.workspace.attacks)
@@ -70,9 +70,11 @@ def rm_artifact(run: StageRun, folder: Path) -> Outcome:
     title = f"Reward of {run.experiment.key}: {section.serve}"
     (folder / "summary.md").write_text(summary_markdown(title, report), encoding="utf-8")
     plot_scores(genuine, folder / "plot.png")
+    transfer = _transfer(run, rm)
     return Outcome(
-        metrics={**report.metrics, **_transfer(run, rm)},
+        metrics={**report.metrics, **transfer},
         gates=report.gates,
+        cost=_cost(rm),
         notes={"kind": section.serve, "rm_artifact_id": packaged.artifact_id},
         device=_device(run),
     )
@@ -83,7 +85,7 @@ def rm_deployment(run: StageRun, folder: Path) -> Outcome:
     artifact = run.input("rm_artifact")
     target = run.experiment.reward_model.deploy_target
     artifact.manifest.require_gates(strict=target == "prod")
-    rm = load_rm(artifact.path, _device(run))
+    rm = load_rm(artifact.path, _device(run), cache=run.workspace.cache)
     probes = score_probes(rm, read_probes(artifact.file(PROBES_NAME)))
     deployed = Deployments(run.workspace, target).deploy(artifact.path)
     deployment = Deployment(
@@ -101,13 +103,31 @@ def rm_deployment(run: StageRun, folder: Path) -> Outcome:
     return Outcome(metrics=_probe_metrics(probes), device=_device(run))
 
 
+def _cost(rm: BaseRM) -> Cost:
+    """What a model-graded rubric asked; closes its connections."""
+    from reward_harness.llm.roles import ModelRoles
+
+    rm.close()
+    if not (isinstance(rm, RubricRM) and isinstance(rm.grader, ModelRoles)):
+        return Cost()
+    usage = rm.grader.gateway.usage
+    return Cost(
+        llm_calls=usage.calls,
+        llm_cached=usage.cached,
+        prompt_tokens=usage.prompt_tokens,
+        completion_tokens=usage.completion_tokens,
+        usd=usage.usd,
+    )
+
+
 def _device(run: StageRun) -> str:
     return run.services.device or "cpu"
 
 
 def _packaged_rubric(run: StageRun) -> RMArtifact:
     rubrics = read_rubrics(run.input("best_rubric").file("rubric.json"))
-    runtime = rubric_runtime(run.experiment)
+    spec = run.experiment
+    runtime = rubric_runtime(spec.search, spec.seed, run.workspace.prompts)
     prompt_ids: dict[str, str] = {}
     if set(rubrics) != {SHARED}:
         prompts = [prompt for split in SPLITS for prompt in _ranked(run, split)]

@@ -59,7 +59,7 @@ def test_no_score_is_none_in_a_batch_and_an_error_alone(result):
     rm = Constant(result)
     chat = conversation_of("2+2?", "4")
     assert rm.score_batch([chat]) == [None]
-    with pytest.raises(ScoringError, match="no opinion|timeout"):
+    with pytest.raises(ScoringError, match=r"no opinion|timeout"):
         rm.score(chat)
 
 
@@ -93,7 +93,7 @@ def test_rubric_weights_and_polarity_make_the_score(named_city: Rubric):
     assert (
         rm.score(conversation_of("capital?", "A city.")) == 0.25
     )  # 2 of 8 weights: no hedge, no orders
-    value, details = rm.score(conversation_of("capital?", "A city."), return_details=True)
+    _, details = rm.score(conversation_of("capital?", "A city."), return_details=True)
     assert details["criteria"] == {"names": 0.0, "hedges": 0.0, "orders": 0.0}
     assert details["rubric"] == "__shared__"
 

@@ -140,12 +140,12 @@ def ranked_lines(prompts: int = 8) -> str:
     )
 
 
-def toy_spec(**gates) -> ExperimentSpec:
+def toy_spec(search: dict, gates: dict) -> ExperimentSpec:
     return ExperimentSpec.model_validate(
         {
             "key": "toy",
             "dataset": {"ranked": {"source": "toy"}},
-            "search": {"backend": "heuristic"},
+            "search": search,
             "reward_model": {"gates": gates},
             "policy": {"model": {"source": "random", "name": "tiny-causal"}},
         }
@@ -163,14 +163,16 @@ class Deployed:
 
 @pytest.fixture
 def deploy_word(workspace: Workspace):
-    """Runs the real stages rm_artifact and rm_deployment for a one-word rubric."""
+    """Runs the real stages rm_artifact and rm_deployment, for a one-word rubric unless another is given."""
 
-    def run(word: str = "Paris", **gates) -> Deployed:
-        rubrics = {"__shared__": word_rubric(word).model_dump(mode="json")}
+    def run(
+        word: str = "Paris", rubric: Rubric | None = None, search: dict | None = None, **gates
+    ) -> Deployed:
+        rubrics = {"__shared__": (rubric or word_rubric(word)).model_dump(mode="json")}
         publish(workspace, "best_rubric", {"rubric.json": json.dumps(rubrics)})
         splits = {f"{split}.jsonl": ranked_lines() for split in ("train", "validation", "test")}
         publish(workspace, "ranked_prompts", splits)
-        spec = toy_spec(**gates)
+        spec = toy_spec(search or {"backend": "heuristic"}, gates)
         artifact, _ = make(workspace, spec, "rm_artifact")
         deployment, _ = make(workspace, spec, "rm_deployment")
         return Deployed(workspace, artifact, deployment)

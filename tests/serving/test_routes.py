@@ -221,7 +221,7 @@ async def test_a_reward_that_breaks_is_an_error_and_not_a_score(make_artifact):
 
 @pytest.mark.parametrize("host", ["0.0.0.0", "192.168.1.2", "example.org"])
 def test_a_bind_beyond_this_machine_needs_a_key(host: str):
-    with pytest.raises(SpecError, match="needs a key.*HARNESS_SERVER_KEY.*--insecure"):
+    with pytest.raises(SpecError, match=r"needs a key.*HARNESS_SERVER_KEY.*--insecure"):
         require_safe_bind(host, None, "HARNESS_SERVER_KEY", insecure=False)
     require_safe_bind(host, "key", "HARNESS_SERVER_KEY", insecure=False)
     require_safe_bind(host, None, "HARNESS_SERVER_KEY", insecure=True)
