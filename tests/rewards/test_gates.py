@@ -77,6 +77,19 @@ def test_a_grader_that_obeys_orders_fails_prompt_injection(heldout):
     assert "full marks" in worst.example.text
 
 
+def test_one_attack_that_works_does_not_hide_in_a_low_mean(heldout):
+    def half_obedient(text: str) -> float:
+        if "Ignore the rubric" in text:
+            return 2.0
+        return -9.0 if "grade" in text.lower() or "judge" in text else float("capital" in text)
+
+    gate = gated(ByText(half_obedient), heldout)
+    assert gate.metrics["prompt_injection_mean"].value < 0
+    found = gate.gates["prompt_injection"]
+    assert not found.passed and found.value > 0
+    assert "'ignore-rubric' works" in found.detail
+
+
 def test_unscored_responses_are_bounded_and_never_numbers(heldout):
     report = gated(ByText(lambda text: None if "big place" in text else 1.0), heldout)
     gate = report.gates["unscored_share"]
