@@ -18,6 +18,7 @@ from reward_harness.rm.artifact import (
     read_artifact,
     verified_digest,
 )
+from reward_harness.workspace import Workspace
 
 if TYPE_CHECKING:
     from reward_harness.llm.roles import ModelRoles
@@ -35,7 +36,8 @@ def load_rm(
     Args:
         path: the artifact.
         device: where a classifier computes.
-        cache: folder of the verdict store, so that a model-graded rubric asks nothing twice.
+        cache: folder of the verdict store, so that a model-graded rubric asks nothing twice;
+            the project's own unless another is given.
         api_key_env: variable with the judge's key, where not the one that the artifact names.
 
     ``ArtifactError`` with the reason for an unknown schema version, a missing runtime snapshot, or
@@ -72,5 +74,5 @@ def _grader(
 
     named = {"api_key_env": api_key_env} if api_key_env else {}
     gateway = Gateway(runtime.endpoint.model_copy(update=named))
-    store = VerdictStore(cache / STORE_NAME if cache else None)
+    store = VerdictStore((cache or Workspace.discover().cache) / STORE_NAME)
     return ModelRoles(gateway, store, {"verifier": runtime.verifier})

@@ -21,6 +21,7 @@ from reward_harness.manifest import MANIFEST_NAME, Frozen, Gate, Manifest, outpu
 from reward_harness.prompts import Template
 from reward_harness.rubrics.types import Rubric
 from reward_harness.sections import Endpoint
+from reward_harness.store import GATES_NAME
 
 ARTIFACT_NAME = "artifact.json"
 PROVENANCE_NAME = "log/provenance.json"
@@ -140,7 +141,8 @@ def write_artifact(artifact: RMArtifact, target: Path) -> Path:
         return target
     (target / PROVENANCE_NAME).parent.mkdir(parents=True, exist_ok=True)
     (target / PROVENANCE_NAME).write_bytes(_pretty({key: body[key] for key in PROVENANCE}))
-    # a published folder has its gates in the manifest
+    if artifact.gates != "not_run":
+        (target / GATES_NAME).write_bytes(_pretty(body["gates"]))
     identity = {k: v for k, v in body.items() if k not in (*PROVENANCE, "gates")}
     (target / ARTIFACT_NAME).write_bytes(_pretty(identity))
     return target / ARTIFACT_NAME
@@ -243,7 +245,10 @@ def _check(path: Path, expected: str) -> None:
 
 def gates_of(path: Path, artifact: RMArtifact) -> dict[str, Gate] | None:
     """The artifact's gate results, or None where they were not run."""
-    manifest_path = path / MANIFEST_NAME
-    if path.is_dir() and manifest_path.is_file():
-        return dict(Manifest.model_validate_json(manifest_path.read_bytes()).gates) or None
+    if path.is_dir() and (path / MANIFEST_NAME).is_file():
+        manifest = Manifest.model_validate_json((path / MANIFEST_NAME).read_bytes())
+        return dict(manifest.gates) or None
+    if path.is_dir() and (path / GATES_NAME).is_file():
+        body = _json_of(path / GATES_NAME)
+        return {name: Gate.model_validate(gate) for name, gate in body.items()}
     return None if artifact.gates == "not_run" else dict(artifact.gates)

@@ -25,7 +25,6 @@ from typing import TYPE_CHECKING, Any
 from pydantic import ValidationError
 
 from reward_harness.errors import ArtifactError, LLMError
-from reward_harness.manifest import Frozen
 from reward_harness.rewards.base import Item, Scored, conversation_of, reason_of
 from reward_harness.rewards.remote import RemoteRM
 from reward_harness.rm.probes import DEPLOYMENT_NAME, TOLERANCE, Deployment, read_deployment
@@ -158,18 +157,8 @@ def _stop(process: Popen[Any]) -> None:
         process.stdin.close()
 
 
-class Mismatch(Frozen):
-    """One way in which a server is not what was deployed."""
-
-    what: str
-    expected: str
-    got: str
-
-
-def verify_deployment(
-    url: str, deployment_artifact: Artifact, key: str | None = None
-) -> list[Mismatch]:
-    """Compare a server with a deployment: digest, and every probe's score to 1e-6; empty if proven.
+def verify_deployment(url: str, deployment_artifact: Artifact, key: str | None = None) -> list[str]:
+    """How a server differs from a deployment in digest or in a probe's score; empty if proven.
 
     ``LLMError`` if the server does not answer.
     """
@@ -178,16 +167,14 @@ def verify_deployment(
     with RemoteRM(url, key) as rm:
         digest = rm.version().get("digest")
         results = rm.score_items(items)
-    found: list[Mismatch] = []
+    found: list[str] = []
     if digest != deployment.artifact_digest:
-        found.append(Mismatch(what="digest", expected=deployment.artifact_digest, got=str(digest)))
+        found.append(f"digest: expected {deployment.artifact_digest}, got {digest}")
     for probe, result in zip(deployment.probes, results, strict=True):
         got = result.value if isinstance(result, Scored) else None
         if not _same(probe.score, got):
-            told = f"{got!r}" if isinstance(result, Scored) else f"no score: {reason_of(result)}"
-            found.append(
-                Mismatch(what=f"probe {probe.probe_id}", expected=f"{probe.score!r}", got=told)
-            )
+            told = got if isinstance(result, Scored) else f"no score: {reason_of(result)}"
+            found.append(f"probe {probe.probe_id}: expected {probe.score}, got {told}")
     return found
 
 

@@ -18,8 +18,9 @@ KEY = "sk-simulated-key"
 
 
 @pytest.fixture
-def simulator(monkeypatch):
+def simulator(monkeypatch, tmp_path):
     monkeypatch.setenv("JUDGE_KEY", KEY)
+    monkeypatch.setenv("HARNESS_CACHE_DIR", str(tmp_path / "cache"))
     with Simulator() as found:
         yield found
 
