@@ -98,6 +98,6 @@ def score_safely(rm: BaseRM, items: Sequence[Item]) -> list[ScoreResult]:
     """
     try:
         return rm.score_items(items)
-    except Exception as error:  # the boundary to any reward
+    except Exception as error:  # the worker's boundary: a reward may be anybody's code
         logger.exception("reward %s failed", rm.artifact_id)
         return [Failed(f"{type(error).__name__}: {error}") for _ in items]

@@ -229,7 +229,7 @@ def test_a_bind_beyond_this_machine_needs_a_key(host: str):
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "localhost", "::1"])
 def test_loopback_needs_none(host: str):
-    require_safe_bind(host, None, "HARNESS_SERVER_KEY", insecure=False)
+    assert require_safe_bind(host, None, "HARNESS_SERVER_KEY", insecure=False) is None
 
 
 def test_keys_that_are_not_ascii_compare():
