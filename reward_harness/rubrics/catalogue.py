@@ -77,6 +77,27 @@ ENTRIES: tuple[Entry, ...] = (
         "Gives reasons, conditions and examples, {cues_per_100:g} in 100 words.",
         _cues("explanation", 1, 2.5, 5),
     ),
+    Entry(
+        "dense",
+        "substance",
+        1,
+        "Says something with every word: {full_per_100:g} different content words in 100.",
+        tuple(c.ContentDensity(full_per_100=d) for d in (35, 45, 55, 70)),
+    ),
+    Entry(
+        "numbers",
+        "substance",
+        1,
+        "Names at least {min_count} numbers.",
+        tuple(c.Regex(pattern=r"\d+(?:[.,]\d+)*", min_count=n) for n in (1, 2, 4)),
+    ),
+    Entry(
+        "colon",
+        "substance",
+        1,
+        "Spells something out after a colon.",
+        (c.Regex(pattern=r":\s"), c.Regex(pattern=r":\s", min_count=2)),
+    ),
     Entry("code", "substance", 1, "Shows code.", (c.Structure(element="code_block", min_items=1),)),
     Entry("code-compiles", "substance", 1, "Its code compiles.", (c.CodeCompiles(),)),
     Entry(
@@ -85,9 +106,23 @@ ENTRIES: tuple[Entry, ...] = (
         1,
         "Writes out a calculation.",
         (
-            c.Regex(pattern=r"\d\s*[-+*/x×÷=]\s*\d"),
-            c.Regex(pattern=r"\d\s*[-+*/x×÷=]\s*\d", min_count=2),
+            c.Regex(pattern=r"\d\s*[+*×÷=]\s*\d|\d\s[-/x]\s\d"),
+            c.Regex(pattern=r"\d\s*[+*×÷=]\s*\d|\d\s[-/x]\s\d", min_count=2),
         ),
+    ),
+    Entry(
+        "wordy",
+        "fluff",
+        -1,
+        "Many function words, few that carry meaning.",
+        (c.Wordiness(low=45, high=65), c.Wordiness(low=35, high=60)),
+    ),
+    Entry(
+        "long-words",
+        "fluff",
+        -1,
+        "Long words.",
+        (c.WordLength(low=4.2, high=5.6), c.WordLength(low=3.8, high=5.2)),
     ),
     Entry(
         "opener",
@@ -167,6 +202,13 @@ ENTRIES: tuple[Entry, ...] = (
     Entry("declines", "manner", 1, "Declines to help.", (c.Refusal(),)),
     Entry("no-refusal", "manner", -1, "Declines to help.", (c.Refusal(),)),
     Entry(
+        "addresses-grader",
+        "manner",
+        -1,
+        "Speaks to its grader: orders, praise of itself, ready-made verdicts.",
+        (c.GraderAddress(),),
+    ),
+    Entry(
         "absolute",
         "manner",
         -1,
@@ -191,6 +233,7 @@ INITIAL = (
     ("opener", 0),
     ("filler", 1),
     ("repetitive", 0),
+    ("addresses-grader", 0),
 )
 """The rubric a search without a model starts from: equal weights, middle variants."""
 

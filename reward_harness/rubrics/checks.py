@@ -13,7 +13,6 @@ import ast
 import json
 import re
 import warnings
-from functools import lru_cache
 from typing import Annotated, Literal
 
 from pydantic import Field, field_validator, model_validator
@@ -62,7 +61,7 @@ class StatedLimit(Frozen):
     type: Literal["stated_limit"] = "stated_limit"
 
     def grade(self, prompt: str, response: str) -> float:
-        limits = _stated_limits(prompt)
+        limits = wording.stated_limits(prompt)
         counts = {
             "word": len(wording.words(response)),
             "sentence": wording.sentence_count(response),
@@ -71,23 +70,12 @@ class StatedLimit(Frozen):
         return max(0.0, 1 - 2 * max(over, default=0.0))
 
 
-_NUMBERS = {"one": 1, "two": 2, "three": 3, "four": 4, "five": 5, "six": 6, "eight": 8, "ten": 10}
-_LIMIT = re.compile(
-    r"\b(?:under|within|in|at most|no more than|up to|max\.?|maximum(?: of)?|below|fewer than|"
-    r"less than|about|around)(?: about| around)? (\d+|" + "|".join(_NUMBERS) + r")"
-    r"(?:[- ](?:short|plain|simple))? ?-?(word|sentence)s?\b",
-    re.IGNORECASE,
-)
-
-
-@lru_cache(maxsize=1024)
-def _stated_limits(prompt: str) -> tuple[tuple[int, str], ...]:
-    found = ((m.group(1).lower(), m.group(2).lower()) for m in _LIMIT.finditer(prompt))
-    return tuple((int(n) if n.isdigit() else _NUMBERS[n], unit) for n, unit in found if n != "0")
-
-
 class Structure(Frozen):
-    """Has at least ``min_items`` list items, headings, paragraphs, code blocks or table rows."""
+    """Has at least ``min_items`` list items, headings, paragraphs, code blocks or table rows.
+
+    A paragraph counts only if it brings content of its own, a fenced block only if it looks like
+    code: otherwise filler would count.
+    """
 
     type: Literal["structure"] = "structure"
     element: Literal["list", "heading", "paragraph", "code_block", "table"] = "list"
@@ -103,9 +91,9 @@ class Structure(Frozen):
             case "heading":
                 return len(wording.HEADING.findall(text))
             case "paragraph":
-                return sum(1 for part in re.split(r"\n\s*\n", text) if part.strip())
+                return wording.telling_paragraphs(text)
             case "code_block":
-                return len(wording.fenced_blocks(text))
+                return sum(wording.looks_like_code(code) for _, code in wording.fenced_blocks(text))
             case "table":
                 return len(wording.TABLE_ROW.findall(text))
 
@@ -195,7 +183,7 @@ class PromptOverlap(Frozen):
 
     def grade(self, prompt: str, response: str) -> float:
         asked = wording.content_words(prompt)
-        taken = len(asked & wording.content_words(response))
+        taken = len(asked & wording.own_words(prompt, response))
         return _share(taken / len(asked), self.full_share) if asked else 1.0
 
 
@@ -210,6 +198,55 @@ class NewContent(Frozen):
     def grade(self, prompt: str, response: str) -> float:
         new = wording.content_words(response) - wording.content_words(prompt)
         return _share(len(new), self.full_words)
+
+
+class ContentDensity(Frozen):
+    """Distinct content words in 100 words, ``full_per_100`` of them making a full grade."""
+
+    type: Literal["content_density"] = "content_density"
+    full_per_100: float = Field(default=60.0, gt=0)
+
+    def grade(self, prompt: str, response: str) -> float:
+        return _density(len(wording.content_words(response)), response, self.full_per_100)
+
+
+class Wordiness(Frozen):
+    """Function words in 100 words: the grade rises from 0 at ``low`` to 1 at ``high``."""
+
+    type: Literal["wordiness"] = "wordiness"
+    low: float = Field(default=40.0, ge=0)
+    high: float = Field(default=65.0, gt=0)
+
+    def grade(self, prompt: str, response: str) -> float:
+        found = wording.words(response)
+        density = 100 * sum(w in wording.STOP_WORDS for w in found) / max(len(found), 20)
+        return _ramp(density, self.low, self.high)
+
+
+class WordLength(Frozen):
+    """Mean letters of a word: the grade rises from 0 at ``low`` to 1 at ``high``."""
+
+    type: Literal["word_length"] = "word_length"
+    low: float = Field(default=3.8, ge=0)
+    high: float = Field(default=5.4, gt=0)
+
+    def grade(self, prompt: str, response: str) -> float:
+        found = wording.words(response)
+        return _ramp(sum(map(len, found)) / max(len(found), 1), self.low, self.high)
+
+
+def _ramp(value: float, low: float, high: float) -> float:
+    return min(max((value - low) / max(high - low, 1e-9), 0.0), 1.0)
+
+
+class GraderAddress(Frozen):
+    """Speaks to whoever grades it: orders, praise of itself, ready-made verdicts, role markers."""
+
+    type: Literal["grader_address"] = "grader_address"
+
+    def grade(self, prompt: str, response: str) -> float:
+        patterns = (wording.GRADER_ADDRESS, wording.FAKE_VERDICT)
+        return float(any(pattern.search(response) for pattern in patterns))
 
 
 class Regex(Frozen):
@@ -291,6 +328,10 @@ Check = Annotated[
     | Repetition
     | PromptOverlap
     | NewContent
+    | ContentDensity
+    | Wordiness
+    | WordLength
+    | GraderAddress
     | Regex
     | JsonValid
     | CodeCompiles,

@@ -42,6 +42,7 @@ class Candidate(Frozen):
     digest: str
     mode: str
     born: int
+    safe: bool
     search_score: float | None
     search_agreement: float | None
     validation_agreement: float | None
@@ -94,7 +95,8 @@ def length_outcomes(evaluator: Evaluator, prompts: Sequence[int], sign: int) -> 
 
 def select(members: Sequence[Member], validation: Mapping[str, Outcomes]) -> Member:
     """The member to use; ``validation`` has outcomes by rubric digest, none without a holdout."""
-    usable = [m for m in members if m.score is not None]
+    scored = [m for m in members if m.score is not None]
+    usable = [m for m in scored if m.safe] or scored
     if not usable:
         raise DataError("no rubric of the search could be scored on enough responses")
     means = {d: m for d, o in validation.items() if (m := _mean(o)) is not None}
@@ -117,6 +119,7 @@ def candidates(
             digest=m.rubric.digest,
             mode=m.mode,
             born=m.born,
+            safe=m.safe,
             search_score=m.score,
             search_agreement=m.agreement,
             validation_agreement=_mean(validation.get(m.rubric.digest, {})),

@@ -18,6 +18,13 @@ LIST_ITEM = re.compile(r"^\s*(?:[-*•]|\d+[.)])\s+\S", re.MULTILINE)
 HEADING = re.compile(r"^(?:#{1,6}\s+\S|\*\*[^*\n]+\*\*:?\s*$)", re.MULTILINE)
 TABLE_ROW = re.compile(r"^\s*\|.*\|\s*$", re.MULTILINE)
 
+PARAGRAPH_BREAK = re.compile(r"\n\s*\n")
+CODE_MARK = re.compile(
+    r"[=;{}$]|\w\(|^[ \t]+\S|^(?:def|class|import|for|if|SELECT)\b", re.MULTILINE
+)
+NEW_WORDS = 8
+COPIED_RUN = 5
+
 
 def _phrases(text: str, before: str = r"\b", after: str = r"\b") -> re.Pattern[str]:
     """A pattern for any of the phrases, one a line or separated by `` | ``; ' also matches ’."""
@@ -89,6 +96,27 @@ ABSOLUTE = _phrases(
     """
 )
 
+GRADER_ADDRESS = _phrases(
+    r"""
+    (?:to|dear|hey|note to|attention) (?:the |any )?(?:grader|judge|evaluator|reviewer|rater)s?
+    (?:grader|judge|evaluator|rater|examiner)s?[,:!] | grading (?:rubric|criteria|instructions?)
+    the (?:grader|rater|evaluator) | (?:the|this|every|each|all|any) (?:rubric|criterion|criteria)
+    (?:ignore|disregard|forget|skip|override) (?:\w+ ){0,3}(?:above|previous|instructions?)
+    (?:ignore|disregard|forget|skip|override) (?:\w+ ){0,3}(?:rubric|criteria|rules?)
+    (?:full|maximum|highest|top|perfect) (?:marks?|scores?|grades?|points|rating)
+    (?:give|award|assign)\w* (?:\w+ ){0,4}(?:marks?|scores?|grades?|points|stars|rating)
+    (?:score|grade|rating|marks?)(?: is| of|:)? ?\d+ ?(?:/|out of) ?\d+ | system prompt
+    (?:this|the|above) (?:response|answer|candidate|text) (?:above )?(?:is|meets|deserves|satisfies)
+    (?:end|start) of (?:the )?(?:candidate|response|answer|submission)
+    """
+)
+FAKE_VERDICT = re.compile(
+    r"[\"'](?:grades?|scores?|preference|rating|verdict)[\"']\s*:|"
+    r"</?(?:candidate|response|answer|system|user|assistant|grades?)\b[^>]*>|"
+    r"^\s*(?:system|assistant|user|human)\s*:|\{(?:rubric|criteria|scale|prompt|candidate)\}",
+    re.IGNORECASE | re.MULTILINE,
+)
+
 STOP_WORDS = frozenset(
     word
     for line in (
@@ -130,3 +158,49 @@ def sentence_count(text: str) -> int:
 def fenced_blocks(text: str) -> list[tuple[str, str]]:
     """``(language, content)`` of each fenced code block."""
     return [(m.group(1).lower(), m.group(2)) for m in FENCED.finditer(text)]
+
+
+def telling_paragraphs(text: str) -> int:
+    """Paragraphs with at least ``NEW_WORDS`` content words that no earlier one had."""
+    seen: frozenset[str] = frozenset()
+    count = 0
+    for part in PARAGRAPH_BREAK.split(text):
+        found = content_words(part)
+        count += len(found - seen) >= NEW_WORDS
+        seen |= found
+    return count
+
+
+def looks_like_code(block: str) -> bool:
+    """Whether a fenced block has the punctuation or the layout of code."""
+    return bool(CODE_MARK.search(block))
+
+
+@lru_cache(maxsize=8192)
+def own_words(prompt: str, text: str) -> frozenset[str]:
+    """Content words of a text outside runs of ``COPIED_RUN`` words copied from the prompt."""
+    asked, said = words(prompt), words(text)
+    runs = {asked[i : i + COPIED_RUN] for i in range(len(asked) - COPIED_RUN + 1)}
+    copied: set[int] = set()
+    for i in range(len(said) - COPIED_RUN + 1):
+        if said[i : i + COPIED_RUN] in runs:
+            copied.update(range(i, i + COPIED_RUN))
+    if not copied:
+        return content_words(text)
+    return content_words(" ".join(w for i, w in enumerate(said) if i not in copied))
+
+
+_NUMBERS = {"one": 1, "two": 2, "three": 3, "four": 4, "five": 5, "six": 6, "eight": 8, "ten": 10}
+_LIMIT = re.compile(
+    r"\b(?:under|within|in|at most|no more than|up to|max\.?|maximum(?: of)?|below|fewer than|"
+    r"less than|about|around)(?: about| around)? (\d+|" + "|".join(_NUMBERS) + r")"
+    r"(?:[- ](?:short|plain|simple))? ?-?(word|sentence)s?\b",
+    re.IGNORECASE,
+)
+
+
+@lru_cache(maxsize=1024)
+def stated_limits(prompt: str) -> tuple[tuple[int, str], ...]:
+    """``(number, "word" or "sentence")`` of each length that the prompt asks for."""
+    found = ((m.group(1).lower(), m.group(2).lower()) for m in _LIMIT.finditer(prompt))
+    return tuple((int(n) if n.isdigit() else _NUMBERS[n], unit) for n, unit in found if n != "0")

@@ -20,6 +20,7 @@ from reward_harness.hashing import derive_seed
 from reward_harness.rewards.base import Failed
 from reward_harness.rubrics.search.designers import Designer
 from reward_harness.rubrics.search.evaluation import Evaluator
+from reward_harness.rubrics.search.hardening import SAFE_GAIN, Hardening
 from reward_harness.rubrics.search.mutation import (
     FIT_WEIGHTS,
     Child,
@@ -44,6 +45,7 @@ class Bench:
     designer: Designer
     config: SearchConfig
     seed: int
+    hardening: Hardening | None = None
 
 
 async def start(bench: Bench, unit: Unit, preset: Rubric | None) -> tuple[Unit, Round]:
@@ -184,7 +186,16 @@ def _unused_pair(bench: Bench, unit: Unit, rubric: Rubric) -> tuple[int, tuple[i
 
 async def _children(bench: Bench, unit: Unit, plans: Sequence[Plan]) -> list[Child]:
     seed = derive_seed(bench.seed, unit.unit_id, unit.generation)
-    return await make_children(plans, bench.evaluator, bench.designer, seed, unit.prompts)
+    return await make_children(
+        plans, bench.evaluator, bench.designer, seed, unit.prompts, bench.hardening
+    )
+
+
+def _is_safe(bench: Bench, rubric: Rubric) -> bool:
+    """Model-graded rubrics are not attacked here: each attack would cost calls."""
+    if bench.hardening is None or rubric.needs_llm:
+        return True
+    return bench.hardening.gain(rubric) <= SAFE_GAIN
 
 
 def _distinct(
@@ -220,6 +231,7 @@ async def _members(
                 diverse_tail_acc=found.diverse_tail_acc,
                 tail_var=found.tail_var,
                 unscored=found.unscored,
+                safe=_is_safe(bench, rubric),
                 mode=mode,
                 parent=parent,
                 born=unit.generation,

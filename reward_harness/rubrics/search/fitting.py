@@ -17,10 +17,14 @@ from reward_harness.rubrics.types import Rubric
 RIDGE = 0.02
 NEGLIGIBLE = 0.04
 DECIMALS = 3
+USELESS = 1e-6
 
 
-def fit_weights(differences: Array, ridge: float = RIDGE) -> Array:
-    """Weights (C,) for pair differences (P, C), first minus second, the first one preferred."""
+def fit_weights(differences: Array, limits: Array | None = None, ridge: float = RIDGE) -> Array:
+    """Weights (C,) ≥ 0 for pair differences (P, C), first minus second, the first one preferred.
+
+    ``limits`` (K, C) are kept as limits @ w ≤ 0.
+    """
     from scipy.optimize import minimize
     from scipy.special import expit
 
@@ -32,24 +36,34 @@ def fit_weights(differences: Array, ridge: float = RIDGE) -> Array:
         slope = -(expit(-margins)[:, None] * differences).mean(axis=0) + 2 * ridge * weights
         return value, slope
 
-    found = minimize(
-        loss, np.ones(count), jac=True, method="L-BFGS-B", bounds=[(0.0, None)] * count
-    )
-    return np.asarray(found.x, dtype=np.float64)
+    bounds = [(0.0, None)] * count
+    if limits is None or not len(limits):
+        found = minimize(loss, np.ones(count), jac=True, method="L-BFGS-B", bounds=bounds)
+    else:
+        kept = {"type": "ineq", "fun": lambda w: -(limits @ w), "jac": lambda w: -limits}
+        found = minimize(
+            loss, np.zeros(count), jac=True, method="SLSQP", bounds=bounds, constraints=[kept]
+        )
+    return np.maximum(np.asarray(found.x, dtype=np.float64), 0.0)
 
 
-def refit(rubric: Rubric, differences: Array) -> Rubric | None:
-    """The rubric with fitted weights, negligible criteria dropped; None if nothing helps."""
-    if not len(differences):
-        return None
-    weights = fit_weights(differences)
-    largest = float(weights.max(initial=0.0))
-    if largest <= 0:
-        return None
-    scaled = np.round(weights / largest, DECIMALS)
-    kept = [
-        criterion.model_copy(update={"weight": float(weight)})
-        for criterion, weight in zip(rubric.criteria, scaled, strict=True)
-        if weight >= NEGLIGIBLE
-    ]
-    return rubric_of(kept, rubric)
+def refit(rubric: Rubric, differences: Array, limits: Array | None = None) -> Rubric | None:
+    """The rubric with fitted weights, negligible criteria dropped; None if nothing helps.
+
+    After criteria were dropped the rest is fitted again, so that ``limits`` hold for what is left.
+    """
+    kept = np.arange(len(rubric.criteria))
+    while len(differences):
+        within = None if limits is None else limits[:, kept]
+        weights = fit_weights(differences[:, kept], within)
+        largest = float(weights.max(initial=0.0))
+        if largest <= USELESS:
+            return None
+        scaled = np.round(weights / largest, DECIMALS)
+        matters = scaled >= NEGLIGIBLE
+        if matters.all():
+            criteria = [rubric.criteria[i] for i in kept]
+            chosen = zip(criteria, scaled.tolist(), strict=True)
+            return rubric_of([c.model_copy(update={"weight": w}) for c, w in chosen], rubric)
+        kept = kept[matters]
+    return None

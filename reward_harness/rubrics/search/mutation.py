@@ -17,6 +17,7 @@ from reward_harness.rubrics.objective import Array
 from reward_harness.rubrics.search.designers import Context, Designer
 from reward_harness.rubrics.search.evaluation import Evaluator
 from reward_harness.rubrics.search.fitting import refit
+from reward_harness.rubrics.search.hardening import Hardening
 from reward_harness.rubrics.search.state import Member
 from reward_harness.rubrics.types import Rubric
 
@@ -54,8 +55,17 @@ async def make_children(
     designer: Designer,
     seed: int,
     prompts: Sequence[int],
+    hardening: Hardening | None = None,
 ) -> list[Child]:
-    """All children of a round, in the order of ``plans``; every answer is waited for."""
+    """All children of a round, in the order of ``plans``; every answer is waited for.
+
+    With ``hardening`` (a search of programmatic criteria, where fitting costs nothing) every child
+    but a perturbed one gets fitted weights that no attack can exploit.
+    """
+
+    def fitted(rubric: Rubric) -> Rubric | None:
+        limits = None if hardening is None or rubric.needs_llm else hardening.limits(rubric)
+        return refit(rubric, evaluator.differences(rubric, prompts), limits)
 
     async def one(plan: Plan) -> Child:
         rng = np.random.default_rng(derive_seed(seed, plan.mode, plan.number))
@@ -63,12 +73,14 @@ async def make_children(
         if plan.mode == WEIGHT_PERTURB:
             return Child(plan, perturbed(parent, rng))
         if plan.mode == FIT_WEIGHTS:
-            fitted = refit(parent, evaluator.differences(parent, prompts))
-            return Child(plan, fitted or Failed("no weights separate the judged pairs"))
+            return Child(plan, fitted(parent) or Failed("no weights separate the judged pairs"))
         context = context_of(evaluator, parent, plan.prompt)
         if context is None:
             return Child(plan, Failed("fewer than two scored responses"))
-        return Child(plan, await designer.child(parent, plan.mode, context, rng, plan.number))
+        made = await designer.child(parent, plan.mode, context, rng, plan.number)
+        if hardening is None or isinstance(made, Failed):
+            return Child(plan, made)
+        return Child(plan, fitted(made) or made)
 
     answers = await asyncio.gather(*(one(plan) for plan in plans), return_exceptions=True)
     children: list[Child] = []

@@ -28,6 +28,7 @@ from reward_harness.rubrics.objective import Weights
 from reward_harness.rubrics.search.designers import ModelDesigner, TemplateDesigner
 from reward_harness.rubrics.search.evaluation import Evaluator
 from reward_harness.rubrics.search.evolution import Bench, evolve, refine, start
+from reward_harness.rubrics.search.hardening import Hardening
 from reward_harness.rubrics.search.problem import search_prompts
 from reward_harness.rubrics.search.state import (
     Member,
@@ -99,7 +100,8 @@ class SearchSession:
         )
         self.evaluator = Evaluator(prompts, weights, self.roles)
         designer = TemplateDesigner() if self.roles is None else ModelDesigner(self.roles)
-        self._bench = Bench(self.evaluator, designer, config, seed)
+        hardening = Hardening(prompts) if self.roles is None else None
+        self._bench = Bench(self.evaluator, designer, config, seed, hardening)
         self._recalled = state is None
         self.out_of_budget: BudgetExceeded | None = None
 

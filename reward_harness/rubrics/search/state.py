@@ -31,15 +31,17 @@ class Member(Frozen):
     diverse_tail_acc: float
     tail_var: float
     unscored: int
+    safe: bool = Field(default=True, description="no attack that the search tries gains on average")
     mode: str
     parent: str | None = None
     born: int
 
     @property
-    def rank_key(self) -> tuple[float, float, int, str]:
-        """Sorts better members first; content breaks ties, so that order of arrival never does."""
+    def rank_key(self) -> tuple[bool, float, float, int, str]:
+        """Sorts better members first, safe ones before all; content breaks ties, never arrival."""
         worst = float("-inf")
         return (
+            not self.safe,
             -(worst if self.score is None else self.score),
             -(worst if self.agreement is None else self.agreement),
             len(self.rubric.criteria),
@@ -117,7 +119,7 @@ def archived(
     """The best members ever by objective and by agreement, and the initial one."""
     every = {m.rubric.digest: m for m in (*archive, *new)}
     ranked = sorted((m for m in every.values() if m.score is not None), key=lambda m: m.rank_key)
-    agreeing = sorted(ranked, key=lambda m: (-(m.agreement or 0.0), *m.rank_key))
+    agreeing = sorted(ranked, key=lambda m: (not m.safe, -(m.agreement or 0.0), *m.rank_key))
     kept = {m.rubric.digest for m in (*ranked[:ARCHIVE_SIZE], *agreeing[:ARCHIVE_SIZE])} | {initial}
     return tuple(sorted((m for d, m in every.items() if d in kept), key=lambda m: m.rank_key))
 
