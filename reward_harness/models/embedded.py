@@ -52,10 +52,16 @@ def load_encoder(
 def load_backbone_folder(
     folder: Path, *, dtype: str = "float32", device: str = "cpu"
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
-    """The same from a folder in the transformers layout; a language-model head is left out."""
+    """The same from a folder in the transformers layout, without language-model head and pooler.
+
+    BERT's pooler reads position 0 and is nobody's input here; weights files often lack it, so that
+    it would be random.
+    """
     quiet_libraries()
     existing_folder(folder)
     model = AutoModel.from_pretrained(folder, dtype=torch_dtype(dtype))
+    if hasattr(model, "pooler"):
+        model.pooler = None
     return _placed(model, device), load_tokenizer(folder)
 
 

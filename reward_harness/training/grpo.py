@@ -98,7 +98,7 @@ def train(job: GRPOJob, context: TrainContext) -> MethodResult:
     size = job.settings.batch_size
     metrics = {
         **start_and_end(rows, "reward", "reward", "max", size),
-        **start_and_end(rows, "kl", "kl", "none", size),
+        **(start_and_end(rows, "kl", "kl", "none", size) if job.settings.beta else {}),
     }
     card = {name: metric.value for name, metric in metrics.items()} | {
         "prompts": len(records),

@@ -26,8 +26,9 @@ from reward_harness.training.context import (
     check_finite,
 )
 
-NOISE = ("runtime", "per_second", "flos", "step_time", "epoch", "memory", "time")
-"""Parts of names of logged numbers that depend on the machine or repeat the step."""
+NOISE = ("runtime", "per_second", "flos", "step_time", "epoch", "memory", "num_tokens")
+"""Parts of names of logged numbers that depend on the machine, repeat the step, or (TRL's count of
+tokens) start again at a resume."""
 
 SHOWN = ("loss", "reward", "rewards/margins", "rewards/accuracies", "kl")
 
@@ -42,7 +43,7 @@ def common_arguments(job: AnyJob, settings: OptimSpec, context: TrainContext) ->
         "per_device_train_batch_size": settings.batch_size,
         "learning_rate": settings.learning_rate,
         "lr_scheduler_type": "cosine",
-        # rounded down: the first warm-up step has a rate of 0, which a run of few steps cannot spare
+        # rounded down: the first warm-up step has a rate of 0, which a short run cannot spare
         "warmup_steps": math.floor(settings.max_steps * settings.warmup_fraction),
         "max_grad_norm": settings.max_grad_norm,
         "seed": job.seed,
@@ -68,18 +69,10 @@ class JobCallback(TrainerCallback):
     def __init__(self, method: str, total: int, context: TrainContext) -> None:
         self.method, self.total, self.context = method, total, context
         self.clock: StepClock = context.clock(total)
-        self.tokens = 0.0
+        self.tokens: float | None = None
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         self.clock = self.context.clock(self.total)
-        self.tokens = next(
-            (
-                float(row["num_tokens"])
-                for row in reversed(state.log_history)
-                if "num_tokens" in row
-            ),
-            0.0,
-        )
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         if self.context.stop.requested:
@@ -92,8 +85,9 @@ class JobCallback(TrainerCallback):
             return
         step = int(state.global_step)
         check_finite(logs, ("loss", "grad_norm"), f"{self.method} step {step}")
-        seen = float(logs.get("num_tokens", self.tokens))
-        speed = self.clock.step(step, int(seen - self.tokens))
+        seen = float(logs.get("num_tokens", 0.0))
+        before = self.tokens if self.tokens is not None else 0.0 if step == 1 else seen
+        speed = self.clock.step(step, int(seen - before))
         self.tokens = seen
         shown = {name: float(logs[name]) for name in SHOWN if name in logs}
         self.context.tell(self.method, step, self.total, shown | speed)
