@@ -14,7 +14,7 @@ sources = dg.AssetSpec(
     DATA_SOURCES,
     group_name="datasets",
     description="Every dataset that an experiment can name: data/sources/*.yaml with pinned "
-    "content. Observed by the registry sensor and by every launch.",
+    "content. Changes are reported by the registry sensor and by every launch.",
     kinds={"yaml"},
     owners=OWNERS,
 )

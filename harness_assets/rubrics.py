@@ -16,7 +16,7 @@ prompt_templates = dg.AssetSpec(
     PROMPT_TEMPLATES,
     group_name="rubrics",
     description="The prompts of initializer, proposer, verifier and judge: prompts/*/<role>.yaml. "
-    "Observed by the registry sensor and by every launch.",
+    "Changes are reported by the registry sensor and by every launch.",
     kinds={"yaml"},
     owners=OWNERS,
 )

@@ -21,10 +21,10 @@ from harness_jobs.display import RunDisplay
 from harness_jobs.recovery import close_killed_runs, owner_tag
 from harness_jobs.registry import (
     add_partition,
+    changed_shared_inputs,
     read_experiments,
     recorded_version,
     sections_changed,
-    shared_input_observations,
 )
 from reward_harness.errors import HarnessError, SpecError
 from reward_harness.spec import ExperimentSpec, read_experiment
@@ -83,8 +83,8 @@ def launch(key: str, named: Sequence[str]) -> int:
     with dg.DagsterInstance.get() as instance:
         close_killed_runs(instance)
         add_partition(instance, key)
-        for observation in shared_input_observations(instance, workspace):
-            instance.report_runless_asset_event(observation)
+        for change in changed_shared_inputs(instance, workspace):
+            instance.report_runless_asset_event(change)
         keys = plan(instance, workspace, spec, named)
         display = RunDisplay(spec, select_stages(spec, named), {k.path[-1] for k in keys})
         if not keys:
@@ -127,8 +127,8 @@ def register_all() -> int:
         for spec in found.specs:
             if spec.status == "active":
                 add_partition(instance, spec.key)
-        for observation in shared_input_observations(instance, workspace):
-            instance.report_runless_asset_event(observation)
+        for change in changed_shared_inputs(instance, workspace):
+            instance.report_runless_asset_event(change)
     return 0
 
 

@@ -1,5 +1,5 @@
-"""What Dagster has to be told of the files: experiments become partitions, shared inputs get
-observed versions.
+"""What Dagster has to be told of the files: experiments become partitions, the versions of
+shared inputs are reported.
 """
 
 from collections.abc import Iterator
@@ -42,10 +42,13 @@ def add_partition(instance: dg.DagsterInstance, key: str) -> None:
         instance.add_dynamic_partitions(EXPERIMENTS.name or "", [key])
 
 
-def recorded_version(instance: dg.DagsterInstance, key: dg.AssetKey, partition: str) -> str | None:
-    """Data version of the newest materialization of this partition, or None."""
+def recorded_version(
+    instance: dg.DagsterInstance, key: dg.AssetKey, partition: str | None = None
+) -> str | None:
+    """Data version of the newest materialization of this asset or partition, or None."""
     found = instance.fetch_materializations(
-        dg.AssetRecordsFilter(asset_key=key, asset_partitions=[partition]), limit=1
+        dg.AssetRecordsFilter(asset_key=key, asset_partitions=[partition] if partition else None),
+        limit=1,
     ).records
     materialization = found[0].asset_materialization if found else None
     return (materialization.tags or {}).get(DATA_VERSION_TAG) if materialization else None
@@ -59,16 +62,17 @@ def sections_changed(instance: dg.DagsterInstance, spec: ExperimentSpec) -> bool
     )
 
 
-def shared_input_observations(
+def changed_shared_inputs(
     instance: dg.DagsterInstance, workspace: Workspace
-) -> Iterator[dg.AssetObservation]:
-    """An observation for each shared input (templates, data sources) whose content changed."""
+) -> Iterator[dg.AssetMaterialization]:
+    """A materialization event for each shared input (templates, sources) whose content changed.
+
+    External assets: an event reports that someone changed them, no run of this project does.
+    """
     current = {
         PROMPT_TEMPLATES: digest_tree(workspace.prompts),
         DATA_SOURCES: digest_tree(workspace.sources),
     }
     for key, digest in current.items():
-        found = instance.fetch_observations(key, limit=1).records
-        seen = found[0].asset_observation if found else None
-        if seen is None or (seen.tags or {}).get(DATA_VERSION_TAG) != digest:
-            yield dg.AssetObservation(asset_key=key, tags={DATA_VERSION_TAG: digest})
+        if recorded_version(instance, key) != digest:
+            yield dg.AssetMaterialization(asset_key=key, tags={DATA_VERSION_TAG: digest})

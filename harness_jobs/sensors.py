@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 import dagster as dg
 
 from harness_assets.graph import EXPERIMENTS, SECTION_KEYS, stage_key
-from harness_jobs.registry import read_experiments, sections_changed, shared_input_observations
+from harness_jobs.registry import changed_shared_inputs, read_experiments, sections_changed
 from harness_resources.store import Store
 from reward_harness.hashing import digest_json
 from reward_harness.stages.make import StageStatus, stage_status
@@ -25,7 +25,7 @@ LOG_LINES = 40
     description="A new experiment file becomes a partition; a changed one marks its readers stale.",
 )
 def experiment_registry(context: dg.SensorEvaluationContext, store: Store) -> dg.SensorResult:
-    """Add partitions, record changed sections, observe prompt templates and sources."""
+    """Add partitions, record changed sections, report prompt templates and sources."""
     found = read_experiments(store.workspace())
     for problem in found.problems:
         context.log.warning(problem)
@@ -42,12 +42,12 @@ def experiment_registry(context: dg.SensorEvaluationContext, store: Store) -> dg
         for spec in active
         if sections_changed(context.instance, spec)
     ]
-    observations = list(shared_input_observations(context.instance, store.workspace()))
-    quiet = not (new or requests or observations)
+    changes = list(changed_shared_inputs(context.instance, store.workspace()))
+    quiet = not (new or requests or changes)
     return dg.SensorResult(
         dynamic_partitions_requests=[EXPERIMENTS.build_add_request(new)] if new else [],
         run_requests=requests,
-        asset_events=observations,
+        asset_events=changes,
         skip_reason=("; ".join(found.problems) or "no experiment file changed") if quiet else None,
     )
 

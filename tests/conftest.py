@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from reward_harness.workspace import Workspace
+
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 for _name in ("LLM_API_KEY", "LLM_BASE_URL", "LLM_MODEL"):
@@ -16,25 +18,23 @@ for _name in ("LLM_API_KEY", "LLM_BASE_URL", "LLM_MODEL"):
 REPOSITORY = Path(__file__).resolve().parents[1]
 
 
-@pytest.fixture
-def workspace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    """A private root with the shipped experiments, sources, tour data and prompts; nothing is shared but code."""
-    from reward_harness.workspace import Workspace
+SHIPPED = ("data/experiments", "data/sources", "data/tour", "data/attacks", "prompts")
 
-    root = tmp_path / "project"
-    for folder in (
-        "data/experiments",
-        "data/sources",
-        "data/tour",
-        "data/studies",
-        "data/attacks",
-        "prompts",
-    ):
-        if (REPOSITORY / folder).is_dir():
-            shutil.copytree(REPOSITORY / folder, root / folder)
+
+def copy_project(root: Path) -> Workspace:
+    """A private root with the shipped experiments, data and prompts; only code is shared."""
+    for folder in SHIPPED:
+        shutil.copytree(REPOSITORY / folder, root / folder)
     shutil.copy(REPOSITORY / "workspace.yaml", root / "workspace.yaml")
     (root / "data" / "dagster").mkdir(parents=True)
     shutil.copy(REPOSITORY / "data/dagster/dagster.yaml", root / "data/dagster/dagster.yaml")
-    monkeypatch.setenv("HARNESS_ROOT", str(root))
-    monkeypatch.setenv("DAGSTER_HOME", str(root / "data" / "dagster"))
     return Workspace(root)
+
+
+@pytest.fixture
+def workspace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Workspace:
+    """A private project, found by everything that looks for one."""
+    private = copy_project(tmp_path / "project")
+    monkeypatch.setenv("HARNESS_ROOT", str(private.root))
+    monkeypatch.setenv("DAGSTER_HOME", str(private.root / "data" / "dagster"))
+    return private

@@ -5,6 +5,7 @@ stale.
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
@@ -14,14 +15,26 @@ import dagster as dg
 import pytest
 import yaml
 from dagster._core.definitions.data_version import CachingStaleStatusResolver, StaleStatus
+from dagster._core.loader import LoadingContextForTest
 
 from harness_assets.graph import SECTION_KEYS, stage_key
 from harness_jobs.definitions import defs
 from reward_harness.stages.table import STAGES
 from reward_harness.workspace import Workspace
+from tests.conftest import copy_project
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 LAUNCH_TIMEOUT_S = 420
+
+
+def environment_for(workspace: Workspace) -> dict[str, str]:
+    """The environment of a command that works on this project alone."""
+    return os.environ | {
+        "HARNESS_ROOT": str(workspace.root),
+        "DAGSTER_HOME": str(workspace.data / "dagster"),
+        "OMP_NUM_THREADS": "1",
+        "HF_HUB_OFFLINE": "1",
+    }
 
 
 def launch_process(
@@ -30,11 +43,10 @@ def launch_process(
     """``harness experiment run`` in a process group of its own; output is merged and captured."""
     argv = [sys.executable, "-m", "reward_harness.cli", "experiment", "run", key]
     argv += ["--stages", ",".join(stages)] if stages else []
-    roots = {"HARNESS_ROOT": str(workspace.root), "DAGSTER_HOME": str(workspace.dagster_home)}
     return subprocess.Popen(
         argv,
         cwd=REPOSITORY,
-        env=os.environ | roots | {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"} | environment,
+        env=environment_for(workspace) | environment,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
@@ -53,6 +65,44 @@ def launch(workspace: Workspace) -> Callable[..., str]:
         return output
 
     return run
+
+
+@pytest.fixture
+def harness(workspace: Workspace) -> Callable[..., str]:
+    """Run a ``harness`` command that must succeed; returns its output."""
+
+    def run(*arguments: str) -> str:
+        done = subprocess.run(
+            [sys.executable, "-m", "reward_harness.cli", *arguments],
+            cwd=REPOSITORY,
+            env=environment_for(workspace),
+            capture_output=True,
+            text=True,
+            timeout=LAUNCH_TIMEOUT_S,
+        )
+        assert done.returncode == 0, done.stdout + done.stderr
+        return done.stdout
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def smoke_once(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The root of a project in which `smoke` ran to its end, once for all tests."""
+    root = tmp_path_factory.mktemp("finished") / "project"
+    private = copy_project(root)
+    with launch_process(private, "smoke") as process:
+        output, _ = process.communicate(timeout=LAUNCH_TIMEOUT_S)
+    assert process.returncode == 0, output[-4000:]
+    return root
+
+
+@pytest.fixture
+def finished(smoke_once: Path, workspace: Workspace) -> Workspace:
+    """A private copy of the project in which `smoke` has finished."""
+    shutil.rmtree(workspace.root)
+    shutil.copytree(smoke_once, workspace.root)
+    return workspace
 
 
 @pytest.fixture
@@ -76,7 +126,9 @@ def stale_stages(workspace: Workspace, key: str) -> set[str]:
     """Names of the stages (and ``leaderboard``) that Dagster itself calls stale or missing."""
     names = [*STAGES, "leaderboard"]
     with instance_of(workspace) as instance:
-        resolver = CachingStaleStatusResolver(instance, defs().resolve_asset_graph())
+        resolver = CachingStaleStatusResolver(
+            instance, defs().resolve_asset_graph(), LoadingContextForTest(instance)
+        )
         found: set[str] = set()
         for name in names:
             asset = dg.AssetKey(["evaluations", name]) if name == "leaderboard" else stage_key(name)

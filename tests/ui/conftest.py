@@ -18,6 +18,7 @@ import pytest
 from playwright.sync_api import Browser, Page, sync_playwright
 
 from reward_harness.workspace import Workspace
+from tests.conftest import copy_project
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 SHOTS = Path(__file__).with_name("screenshots")
@@ -74,18 +75,9 @@ def free_port() -> int:
         return probe.getsockname()[1]
 
 
-def private_project(root: Path) -> Workspace:
-    for folder in ("data/experiments", "data/sources", "data/tour", "data/attacks", "prompts"):
-        shutil.copytree(REPOSITORY / folder, root / folder)
-    shutil.copy(REPOSITORY / "workspace.yaml", root / "workspace.yaml")
-    (root / "data/dagster").mkdir(parents=True)
-    shutil.copy(REPOSITORY / "data/dagster/dagster.yaml", root / "data/dagster/dagster.yaml")
-    return Workspace(root)
-
-
 @pytest.fixture(scope="session")
 def ui(tmp_path_factory: pytest.TempPathFactory) -> Iterator[UI]:
-    workspace = private_project(tmp_path_factory.mktemp("ui") / "project")
+    workspace = copy_project(tmp_path_factory.mktemp("ui") / "project")
     port, reports_port = free_port(), free_port()
     log = (workspace.root / "ui.log").open("wb")
     argv = [sys.executable, "-m", "reward_harness.cli", "ui"]

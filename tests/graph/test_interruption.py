@@ -1,0 +1,59 @@
+"""Loss of nothing: killed and concurrent runs finish, and no published artifact is broken."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from collections.abc import Callable
+
+import pytest
+
+from reward_harness.stages.table import STAGES
+from reward_harness.store import ArtifactStore
+from reward_harness.workspace import Workspace
+from tests.graph.conftest import launch_process
+
+pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("graph"), pytest.mark.timeout(900)]
+
+
+def kill_in_the_middle_of(workspace: Workspace, stage: str, **environment: str) -> None:
+    """Start `smoke` and SIGKILL its whole process group while ``stage`` is being built."""
+    process = launch_process(workspace, "smoke", **environment)
+    folder = ArtifactStore(workspace.runs).stage_folder("smoke", stage)
+    deadline = time.monotonic() + 300
+    while not list(folder.glob(".building-*")):
+        assert process.poll() is None, process.stdout.read()[-3000:]
+        assert time.monotonic() < deadline, f"{stage} did not start"
+        time.sleep(0.02)
+    os.killpg(process.pid, signal.SIGKILL)
+    process.communicate()
+    assert ArtifactStore(workspace.runs).current("smoke", stage) is None
+
+
+def verify_all(workspace: Workspace) -> None:
+    store = ArtifactStore(workspace.runs)
+    for name in STAGES:
+        artifact = store.current("smoke", name)
+        assert artifact is not None, name
+        artifact.verify()
+        assert not list(store.stage_folder("smoke", name).glob(".building-*"))
+
+
+def test_run_killed_in_search_sft_and_ppo_finishes_when_started_again(
+    workspace: Workspace, launch: Callable[..., str]
+) -> None:
+    for stage in ("rubric_population", "sft_checkpoint", "ppo_checkpoint"):
+        kill_in_the_middle_of(workspace, stage)
+    launch("smoke")
+    verify_all(workspace)
+
+
+def test_two_runs_of_one_experiment_at_once_share_the_work(workspace: Workspace) -> None:
+    processes = [launch_process(workspace, "smoke") for _ in range(2)]
+    outputs = [process.communicate(timeout=600)[0] for process in processes]
+    assert [process.returncode for process in processes] == [0, 0], outputs
+    verify_all(workspace)
+    store = ArtifactStore(workspace.runs)
+    for name in STAGES:
+        assert len({p.digest for p in store.publications("smoke", name)}) == 1, name
