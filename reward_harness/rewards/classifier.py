@@ -58,9 +58,17 @@ class ClassifierRM(BaseRM):
         """
         return only_valid(batch, self._forward)
 
-    def _forward(self, batch: list[Conversation]) -> list[ScoreResult]:
+    def _raw(self, batch: list[Conversation]) -> list[float]:
+        """Logits in order; equal conversations (the sides of many pairs) are computed once."""
+        keys = [tuple((m["role"], m["content"]) for m in conversation) for conversation in batch]
+        unique = dict(zip(keys, batch, strict=True))
         with self._turn:
-            values = self.model.score_conversations(batch)
+            values = self.model.score_conversations(list(unique.values()))
+        by_key = dict(zip(unique, values, strict=True))
+        return [by_key[key] for key in keys]
+
+    def _forward(self, batch: list[Conversation]) -> list[ScoreResult]:
+        values = self._raw(batch)
         scale = self.normalization.std or 1.0
         return [
             Scored(

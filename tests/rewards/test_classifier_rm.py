@@ -73,6 +73,18 @@ def test_a_bad_conversation_fails_alone(model_folder: Path):
     assert results[0].value != results[2].value
 
 
+def test_equal_conversations_are_computed_once(model_folder: Path, monkeypatch):
+    rm = ClassifierRM.load(model_folder)
+    expected, sizes, forward = rm.score(CHATS), [], rm.model.score_conversations
+    monkeypatch.setattr(
+        rm.model, "score_conversations", lambda batch: sizes.append(len(batch)) or forward(batch)
+    )
+    assert rm.score([*CHATS, *reversed(CHATS)]) == pytest.approx(
+        [*expected, *reversed(expected)], abs=1e-6
+    )
+    assert sizes == [3]
+
+
 def test_an_empty_response_has_a_finite_score(model_folder: Path):
     assert ClassifierRM.load(model_folder).score_batch([conversation_of("?", "")])[0] is not None
 
