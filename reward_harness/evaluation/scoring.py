@@ -80,11 +80,14 @@ def conversation(prompt: Sequence[Message], response: str) -> Conversation:
 
 
 def score_texts(rm: BaseRM, conversations: Sequence[Conversation]) -> Scores:
-    """One score for each conversation, NaN where there is none."""
+    """One score for each conversation, NaN where there is none; equal ones are asked once."""
     if not conversations:
         return np.empty(0)
-    scores = rm.score_batch(conversations)
-    return np.array([np.nan if s is None else s for s in scores], dtype=np.float64)
+    keys = [tuple((turn["role"], turn["content"]) for turn in c) for c in conversations]
+    unique = dict(zip(keys, conversations, strict=True))
+    scores = dict(zip(unique, rm.score_batch(list(unique.values())), strict=True))
+    found = [scores[key] for key in keys]
+    return np.array([np.nan if s is None else s for s in found], dtype=np.float64)
 
 
 def score_pairs(rm: BaseRM, pairs: Sequence[PreferencePair]) -> PairScores:

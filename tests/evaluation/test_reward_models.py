@@ -134,6 +134,13 @@ def test_measuring_twice_gives_the_same_figures():
     assert measured(longer).measures == measured(longer).measures
 
 
+def test_a_response_in_many_pairs_is_asked_once():
+    rm, test = RuleRM(quality), pairs(20)
+    scores = score_pairs(rm, [*test, *test])
+    assert rm.asked == 40
+    assert (scores.chosen[:20] == scores.chosen[20:]).all()
+
+
 def test_the_scorer_is_asked_once_for_each_text_and_once_more_with_filler():
     rm = RuleRM(quality)
     measure_scorer(Scorer("x", "x", rm, "d" * 64), HeldOut(pairs(20), pairs(10), ()), HOW)
