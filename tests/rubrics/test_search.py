@@ -6,15 +6,18 @@ from __future__ import annotations
 
 import json
 import math
+from pathlib import Path
 
 import numpy as np
 import pytest
 
+from reward_harness.data.files import read_records
 from reward_harness.data.records import Candidate, Message, RankedPrompt
 from reward_harness.errors import BudgetExceeded, DataError, LLMError, SpecError
 from reward_harness.llm.gateway import Caps
 from reward_harness.rewards.base import Scored
 from reward_harness.rubrics.catalogue import broad_rubric, initial_rubric, rubric_of
+from reward_harness.rubrics.objective import Weights
 from reward_harness.rubrics.search.evaluation import Evaluator
 from reward_harness.rubrics.search.fitting import fit_weights, refit
 from reward_harness.rubrics.search.hardening import SAFE_GAIN, Hardening
@@ -29,6 +32,7 @@ from reward_harness.rubrics.types import Criterion, Rubric, score
 from reward_harness.sections import Endpoint, SearchConfig
 from tests.llm.simulator import Simulator
 
+TOUR = Path(__file__).parents[2] / "data/tour/ranked_prompts.jsonl"
 WORDS = ("because", "example", "limit", "blue", "seven", "note", "river", "stone")
 
 
@@ -146,19 +150,13 @@ def test_limits_are_kept():
 
 def test_a_fitted_safe_rubric_cannot_be_talked_up():
     prompts = search_prompts(records(12), "labels")
-    evaluator, hardening = Evaluator(prompts, search_weights()), Hardening(prompts)
+    evaluator, hardening = Evaluator(prompts, Weights()), Hardening(prompts)
     broad = broad_rubric()
     pairs = evaluator.differences(broad, range(len(prompts)))
     safe = refit(broad, pairs, hardening.limits(broad))
     assert hardening.gain(broad) > SAFE_GAIN
     assert safe is not None
     assert hardening.gain(safe) <= SAFE_GAIN
-
-
-def search_weights():
-    from reward_harness.rubrics.objective import Weights
-
-    return Weights()
 
 
 # --- identity, parents
@@ -213,17 +211,15 @@ def test_every_scope_and_mode_covers_every_prompt(mode, scope):
 
 
 def test_the_heuristic_search_improves_safely_and_is_deterministic():
-    data = records(20)
-    first, again = (search_rubrics(data, heuristic(), seed=3) for _ in range(2))
+    data = read_records(TOUR, RankedPrompt)[:24]
+    first, again = (search_rubrics(data, heuristic(generations=2), seed=3) for _ in range(2))
     assert first.state.model_dump_json() == again.state.model_dump_json()
     unit = first.state.units[0]
     initial = next(m for m in unit.archive if m.rubric.digest == unit.initial)
-    assert unit.best.score > initial.score
+    assert unit.best.agreement > initial.agreement + 0.03
     assert unit.best.safe
     assert not initial.safe
     assert len({m.rubric.digest for m in unit.archive}) == len(unit.archive)
-    bests = [line.best for line in first.state.history]
-    assert bests[-1] > bests[0]
 
 
 def test_a_search_without_labels_or_model_says_what_is_missing():
@@ -332,7 +328,7 @@ def test_faults_change_nothing_but_the_calls(simulator, tmp_path):
 
 def test_total_failure_is_one_error_and_fast(simulator, tmp_path):
     simulator.error_rate = 1.0
-    with pytest.raises(LLMError, match="in a row|could be had"):
+    with pytest.raises(LLMError, match=r"in a row|could be had"):
         search_rubrics(records(5), remote(simulator), around=Surroundings(cache=tmp_path))
     assert simulator.received < 60
 
