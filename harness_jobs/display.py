@@ -12,9 +12,13 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
+from reward_harness.rm.probes import DEPLOYMENT_NAME, read_deployment
 from reward_harness.spec import ExperimentSpec
+from reward_harness.store import ArtifactStore
 
 POLL_S = 0.5
+REPORTS = ("rm_report", "policy_report")
+GRAPH_URL = "http://127.0.0.1:3000/asset-groups"
 MARKS = {"fresh": "·", "waiting": " ", "running": "▶", "done": "✓", "failed": "✗", "skipped": "-"}
 STYLES = {
     "fresh": "dim",
@@ -71,6 +75,18 @@ class RunDisplay:
         """The closing line."""
         verdict = "finished" if success else "failed: see the lines above, or the run in the UI"
         self.console.print(f"{self.key}: {verdict} after {time.monotonic() - self.begin:.0f} s")
+
+    def show_results(self, store: ArtifactStore) -> None:
+        """Where the reports, the graph and the served model are."""
+        for stage in REPORTS:
+            report = store.current(self.key, stage)
+            if report is not None:
+                self.console.print(f"{stage}: {report.path / 'report.html'}", soft_wrap=True)
+        self.console.print(f"graph: `make ui`, then {GRAPH_URL}", soft_wrap=True)
+        deployment = store.current(self.key, "rm_deployment")
+        if deployment is not None:
+            target = read_deployment(deployment.file(DEPLOYMENT_NAME)).target
+            self.console.print(f"served model: `harness serve --target {target}`", soft_wrap=True)
 
     def _take(self, entry: dg.EventLogEntry, plain: bool) -> None:
         step = (entry.step_key or "").split("__")[-1]

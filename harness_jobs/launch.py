@@ -89,6 +89,7 @@ def launch(key: str, named: Sequence[str]) -> int:
         display = RunDisplay(spec, select_stages(spec, named), {k.path[-1] for k in keys})
         if not keys:
             display.nothing_to_do()
+            display.show_results(ArtifactStore(workspace.runs))
             return 0
         return _execute(instance, spec, keys, display)
 
@@ -114,6 +115,7 @@ def _execute(
         done.set()
         follower.join()
     display.finished(result.success)
+    display.show_results(ArtifactStore(Workspace.discover().runs))
     return 0 if result.success else 1
 
 
