@@ -190,11 +190,11 @@ def test_dropout_is_off_so_the_first_ratio_is_one():
     assert row["kl_k1"] == pytest.approx(0.0, abs=1e-5)
 
 
-def test_micro_batches_add_up_to_the_minibatch(monkeypatch: pytest.MonkeyPatch):
+def test_micro_batches_add_up_to_the_minibatch():
     weights = []
     for tokens in (1024, 8):
-        monkeypatch.setattr("reward_harness.training.ppo.MICRO_BATCH_TOKENS", tokens)
         one = trainer(section(), lora=True)
+        one.pass_tokens = tokens
         one.step()
         weights.append([w.detach().clone() for w in one.models.weights.values()])
     torch.testing.assert_close(weights[0], weights[1], atol=1e-4, rtol=1e-3)
