@@ -191,6 +191,7 @@ def _notes(job: Job, result: TrainResult) -> dict[str, Any]:
         "method": job.method,
         "job": job.digest,
         "steps": result.steps,
+        "counts": result.counts,
         "resumed_from": result.resumed_from,
         "tokens_per_second": result.tokens_per_second,
         "train_dtype": job.train_dtype,

@@ -145,6 +145,9 @@ class TrainResult(Frozen):
     method: str
     steps: int
     metrics: dict[str, Metric]
+    counts: dict[str, int] = Field(
+        default_factory=dict[str, int], description="records, and how many of them were cut"
+    )
     device: str
     seconds: float
     peak_memory_bytes: int

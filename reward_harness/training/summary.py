@@ -51,6 +51,7 @@ def summary_markdown(job: JobBase, result: TrainResult) -> str:
         *(f"| {name} | {_row(metric)} |" for name, metric in result.metrics.items()),
         "",
         "`start` and `end` are means over the first and the last third of the steps.",
+        ", ".join(f"{name.replace('_', ' ')}: {n}" for name, n in result.counts.items()) + ".",
         "",
     ]
     return "\n".join(lines)

@@ -20,6 +20,7 @@ import sys
 import threading
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -71,24 +72,23 @@ def run_job(
     write_job(job, output)
     threads = torch.get_num_threads()
     torch.set_num_threads(job.threads or threads)
-    folder = ResumeFolder(Path(job.resume_root) / job.digest) if job.resume_root else None
+    opened = open_reward(job) if reward is None else None
     context = TrainContext(
         output=output,
         device=resolve_device(job.device),
-        resume=folder,
+        resume=ResumeFolder(Path(job.resume_root) / job.digest) if job.resume_root else None,
         progress=progress,
         stop=stop or StopRequest(),
-        reward=reward or open_reward(job),
+        reward=reward or opened,
     )
     method: Any = importlib.import_module(METHODS[job.method])
     try:
-        if folder is None:
+        with context.resume.held() if context.resume else nullcontext():
             found: MethodResult = method.train(job, context)
-        else:
-            with folder.held():
-                found = method.train(job, context)
     finally:
         torch.set_num_threads(threads)
+        if opened is not None:
+            opened.close()
     return _report(job, output, found, context.device, time.monotonic() - started)
 
 
@@ -124,6 +124,7 @@ def _report(
         method=job.method,
         steps=len(found.rows),
         metrics=dict(found.metrics),
+        counts={name: value for name, value in found.card.items() if isinstance(value, int)},
         device=device,
         seconds=round(seconds, 3),
         peak_memory_bytes=peak_memory_bytes(),
