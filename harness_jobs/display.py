@@ -73,7 +73,11 @@ class RunDisplay:
 
     def finished(self, success: bool) -> None:
         """The closing line."""
-        verdict = "finished" if success else "failed: see the lines above, or the run in the UI"
+        verdict = (
+            "finished"
+            if success
+            else "failed (log: launch.log in the Dagster home, or the run in the UI)"
+        )
         self.console.print(f"{self.key}: {verdict} after {time.monotonic() - self.begin:.0f} s")
 
     def show_results(self, store: ArtifactStore) -> None:

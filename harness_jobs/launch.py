@@ -8,10 +8,13 @@ and the next launch goes on from what was published.
 """
 
 import argparse
+import os
 import sys
 import threading
 import uuid
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
 
 import dagster as dg
 
@@ -34,8 +37,7 @@ from reward_harness.store import ArtifactStore
 from reward_harness.workspace import Workspace
 
 LAUNCH_TAG = "harness/launch"
-QUIET_CONSOLE = {"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}}
-"""The display shows the run's events itself."""
+LOG_NAME = "launch.log"
 
 
 def select_stages(spec: ExperimentSpec, named: Sequence[str]) -> list[str]:
@@ -104,19 +106,34 @@ def _execute(
     follower = threading.Thread(target=display.follow, args=(instance, LAUNCH_TAG, tag, done))
     follower.start()
     try:
-        result = dg.execute_job(
-            dg.build_reconstructable_job("harness_jobs.launch", "reconstruct_job", (job,)),
-            instance=instance,
-            tags={"dagster/partition": spec.key, LAUNCH_TAG: tag, **owner_tag()},
-            asset_selection=keys,
-            run_config=QUIET_CONSOLE,
-        )
+        with stderr_into(Workspace.discover().dagster_home / LOG_NAME):
+            result = dg.execute_job(
+                dg.build_reconstructable_job("harness_jobs.launch", "reconstruct_job", (job,)),
+                instance=instance,
+                tags={"dagster/partition": spec.key, LAUNCH_TAG: tag, **owner_tag()},
+                asset_selection=keys,
+            )
     finally:
         done.set()
         follower.join()
     display.finished(result.success)
     display.show_results(ArtifactStore(Workspace.discover().runs))
     return 0 if result.success else 1
+
+
+@contextmanager
+def stderr_into(path: Path) -> Iterator[None]:
+    """Send standard error, also of step processes, into a file: the display shows the events."""
+    sys.stderr.flush()
+    kept = os.dup(sys.stderr.fileno())
+    with path.open("ab") as log:
+        os.dup2(log.fileno(), sys.stderr.fileno())
+    try:
+        yield
+    finally:
+        sys.stderr.flush()
+        os.dup2(kept, sys.stderr.fileno())
+        os.close(kept)
 
 
 def register_all() -> int:
