@@ -49,6 +49,11 @@ class Target:
     score: float
     median: float
 
+    @property
+    def cluster(self) -> str:
+        """The prompt by content: many pairs share one."""
+        return prompt_key(self.prompt.prompt)
+
 
 @dataclass(frozen=True, slots=True)
 class Tried:
@@ -175,7 +180,7 @@ def _try(rm: BaseRM, attack: Attack, targets: Sequence[Target], std: float) -> T
             after=float(after[worst]),
             text=_shortened(texts[worst]),
         )
-    prompts = [chosen[i].prompt.prompt_id for i in scored]
+    prompts = [chosen[i].cluster for i in scored]
     return Tried(attack.attack_id, rises, prompts, len(chosen) - len(scored), example)
 
 
@@ -200,7 +205,7 @@ def _attack_result(tried: Tried, rng: np.random.Generator) -> AttackResult:
 
 
 def _one_a_prompt(targets: Sequence[Target]) -> list[Target]:
-    return list({target.prompt.prompt_id: target for target in targets}.values())
+    return list({target.cluster: target for target in targets}.values())
 
 
 def _shortened(text: str) -> str:

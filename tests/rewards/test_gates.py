@@ -141,6 +141,19 @@ def test_pairs_become_ranked_prompts():
     assert [(c.text, c.rank) for c in ranked.candidates] == [("a", 1), ("b", 2)]
 
 
+def test_pairs_of_one_prompt_are_one_cluster(named_city, heldout):
+    pairs = [
+        PreferencePair(
+            pair_id=f"{p.prompt_id}-{n}", prompt=p.prompt, chosen=p.candidates[0].text,
+            rejected=p.candidates[n].text, source="s",
+        )
+        for p in heldout[:5] for n in (1, 2)
+    ]  # fmt: skip
+    report = gated(RubricRM({"__shared__": named_city}), as_ranked(pairs))
+    assert report.metrics["heldout_agreement"].n == 5
+    assert {r.n for r in report.attacks["null_response"]} == {5}
+
+
 def test_attack_templates_are_filled_once():
     attack = Attack(attack_id="x", template="{response} and {response}")
     assert attack.applied("say {response}") == "say {response} and {response}"
