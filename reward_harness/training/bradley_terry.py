@@ -15,6 +15,9 @@ RIDGE = 0.5
 """Times half the squared norm of the weights on standardised differences. On 1,560 hh-rlhf pairs,
 six splits: held-out accuracy .580 at .01, .607 at .1, .621 at .3 and at 1."""
 
+SPREAD_FLOOR = 0.1
+"""Of the median spread."""
+
 
 def bradley_terry_loss(
     chosen_B: Tensor, rejected_B: Tensor, center: float = 0.0, margin_B: Tensor | None = None
@@ -29,11 +32,13 @@ def bradley_terry_loss(
 def warm_head(chosen_NH: Tensor, rejected_NH: Tensor, ridge: float = RIDGE) -> Tensor:
     """Head weights (H,) that minimise the Bradley-Terry loss of frozen features with a ridge.
 
-    Features are scaled by the spread of their differences for the fit only. Full-batch L-BFGS in
-    float64: the same features give the same head.
+    Features are scaled by the spread of their differences for the fit only. Some backbones (MiniLM)
+    have dimensions that are constant up to rounding: the floor keeps their weights from exploding.
+    Full-batch L-BFGS in float64: the same features give the same head.
     """
     difference = (chosen_NH - rejected_NH).double()
-    scale = difference.square().mean(dim=0).sqrt().clamp(min=1e-8)
+    spread = difference.square().mean(dim=0).sqrt()
+    scale = spread.clamp(min=max(SPREAD_FLOOR * float(spread.median()), 1e-8))
     scaled = difference / scale
     weights = torch.zeros(scaled.shape[1], dtype=torch.float64, requires_grad=True)
     solver = torch.optim.LBFGS([weights], max_iter=200, line_search_fn="strong_wolfe")

@@ -24,6 +24,7 @@ from reward_harness.hashing import canonical_json, derive_seed
 from reward_harness.manifest import Metric
 from reward_harness.models.batches import length_batches
 from reward_harness.models.reward_head import EncodedConversation, RewardModel
+from reward_harness.progress import Progress
 from reward_harness.training.bradley_terry import bradley_terry_loss, warm_head
 from reward_harness.training.context import (
     MethodResult,
@@ -45,8 +46,9 @@ MICRO_BATCH_TOKENS = 2048
 SORTED_BATCHES = 16
 """Batches whose pairs are sorted together by length: little padding, and still a random order."""
 
-WARM_PAIRS = 2048
-"""Pairs that the head is solved on; a pass over them costs a third of training on them."""
+WARM_PAIRS_MIN, WARM_PAIRS_MAX = 256, 2048
+"""Bounds of the pairs that the head is solved on: as many as training will see, whose features cost
+a third of training on them."""
 
 MAX_GRAD_NORM = 1.0
 
@@ -86,6 +88,7 @@ def train(job: BTJob, context: TrainContext) -> MethodResult:
         speed = clock.step(step, run.last_tokens)
         context.tell("bt", step, total, {n: float(row[n]) for n in ("loss", "accuracy")} | speed)
         _checkpoint(run, context, step, total)
+    context.progress(Progress("bt", total, total, "measuring held-out pairs"))
     splits = _measure(job, model)
     (context.output / "heldout.json").write_bytes(canonical_json(as_json(splits)))
     metrics = _metrics(run.rows, splits, settings.batch_size)
@@ -112,7 +115,8 @@ class BradleyTerryRun:
 
     def warm_start(self) -> None:
         """Solve the head on the frozen backbone's features."""
-        pairs = self.pairs[:WARM_PAIRS]
+        seen = self.total * self.settings.batch_size
+        pairs = self.pairs[: min(max(seen, WARM_PAIRS_MIN), WARM_PAIRS_MAX)]
         chosen = self.model.pooled_features([pair.chosen for pair in pairs])
         rejected = self.model.pooled_features([pair.rejected for pair in pairs])
         self.model.head.weight.data.copy_(warm_head(chosen, rejected)[None])
@@ -238,6 +242,7 @@ def _groups(model: RewardModel, job: BTJob) -> list[dict[str, Any]]:
 def _restore(run: BradleyTerryRun, context: TrainContext) -> int | None:
     found = context.resume.newest() if context.resume else None
     if found is None:
+        context.progress(Progress("bt", 0, run.total, "solving the head on the frozen backbone"))
         run.warm_start()
         return None
     step, folder = found

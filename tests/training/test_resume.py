@@ -27,7 +27,7 @@ class Killed(BaseException):
 
 def kill_at(step: int):
     def sink(event: Progress) -> None:
-        if event.step == step:
+        if event.step == step and event.numbers:
             raise Killed
 
     return sink
