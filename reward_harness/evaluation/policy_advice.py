@@ -139,7 +139,7 @@ def _causes(policy: PolicyMeasures, trace: Trace | None, reference: PolicyMeasur
     if policy.name == "dpo":
         found.append("DPO learns from preference pairs and never saw this reward")
     if trace and trace.steps <= FEW_STEPS:
-        found.append(f"training took only {trace.steps} steps")
+        found.append(f"training took only {trace.steps} step{'s' * (trace.steps != 1)}")
     if kl is not None and kl < SMALL_KL:
         found.append(f"the policy hardly left its reference ({kl:.2g} nats a response)")
     if kl is not None and kl > LARGE_KL:

@@ -148,7 +148,11 @@ def _subset_step(label: str, pairs: PairMeasures) -> NextStep | None:
 
 def _temperature_step(label: str, pairs: PairMeasures) -> NextStep | None:
     found = pairs.calibration
-    if found.ece_scaled is None or found.ece - found.ece_scaled < ECE_GAIN:
+    if (
+        found.ece_scaled is None
+        or pairs.accuracy.low <= 0.5
+        or found.ece - found.ece_scaled < ECE_GAIN
+    ):
         return None
     text = f"Divide margins of {label} by {found.temperature:.3g} before reading them as odds."
     why = (
