@@ -116,6 +116,8 @@ class LocalLauncher:
             **os.environ,
             "PYTHONPATH": f"{code}{os.pathsep}{inherited}" if inherited else code,
             "TOKENIZERS_PARALLELISM": "false",
+            # threads that wait by spinning take the cores from each other on a shared machine
+            "OMP_WAIT_POLICY": os.environ.get("OMP_WAIT_POLICY", "PASSIVE"),
             LAUNCHER_VARIABLE: str(os.getpid()),
         }
         if job.threads:
