@@ -71,7 +71,8 @@ def measure() -> dict[str, object]:
                 times[name].append(seconds(arguments, environment))
             times["smoke_fresh"].append(seconds(run, environment))
     return {
-        "machine": f"{os.cpu_count()} cores, {platform.machine()}, Python {platform.python_version()}",
+        "machine": f"{os.cpu_count()} cores, {platform.machine()}",
+        "python": platform.python_version(),
         "rounds": ROUNDS,
         "smoke_first_run_s": round(first, 2),
         "median_s": {name: round(statistics.median(found), 2) for name, found in times.items()},
