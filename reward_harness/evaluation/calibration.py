@@ -22,6 +22,8 @@ from reward_harness.manifest import Frozen
 DECILES = 10
 TEMPERATURE_RANGE = 1e3
 """The fitted T stays within this factor of the margins' own spread, on both sides."""
+LEAST_GAIN = 1e-3
+"""Nats a pair by which a temperature has to beat guessing."""
 
 
 class Decile(Frozen):
@@ -58,7 +60,10 @@ def outcomes_of(margins: Numbers) -> Vector:
 
 
 def fit_temperature(margins: Numbers) -> float | None:
-    """T that minimises the mean of −log σ(margin / T); None if all margins are 0."""
+    """T that minimises the mean of −log σ(margin / T).
+
+    None if no T beats guessing (ln 2): the margins order these pairs no better than chance.
+    """
     from scipy.optimize import minimize_scalar
 
     values = np.asarray(margins, dtype=np.float64)
@@ -71,7 +76,7 @@ def fit_temperature(margins: Numbers) -> float | None:
 
     centre, reach = np.log(spread), np.log(TEMPERATURE_RANGE)
     found = minimize_scalar(loss, bounds=(centre - reach, centre + reach), method="bounded")
-    return float(np.exp(found.x))
+    return float(np.exp(found.x)) if found.fun < np.log(2) - LEAST_GAIN else None
 
 
 def calibration(

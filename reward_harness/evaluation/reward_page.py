@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from reward_harness.evaluation import plots
+from reward_harness.evaluation.calibration import Calibration
 from reward_harness.evaluation.report import (
     Cell,
     Column,
@@ -195,12 +196,14 @@ def _length(results: RewardResults) -> Section | None:
 
 
 def _calibration(results: RewardResults) -> Section | None:
-    measured = [(r, p) for r, p in _measured(results) if p.calibration.temperature]
+    measured = _measured(results)
     if not measured:
         return None
     columns = [
         Column("reward"),
-        Column("T", hint="fitted on the validation split"),
+        Column(
+            "T", hint="fitted on the validation split; none helps where margins are guesses there"
+        ),
         Column("calibration error"),
         Column("… at T"),
         Column("Brier"),
@@ -210,7 +213,7 @@ def _calibration(results: RewardResults) -> Section | None:
     rows: list[list[Cell]] = [
         [
             reward.label,
-            f"{pairs.calibration.temperature:.3g} (n {pairs.calibration.temperature_n})",
+            _temperature(pairs.calibration),
             f"{pairs.calibration.ece:.3f}",
             _decimal(pairs.calibration.ece_scaled),
             f"{pairs.calibration.brier:.3f}",
@@ -224,7 +227,7 @@ def _calibration(results: RewardResults) -> Section | None:
             plots.reliability([(r.label, p.calibration) for r, p in measured]),
             plots.RELIABILITY_SIZE,
         ),
-        "Deciles of |margin| at the fitted temperature, with intervals. Dashed: calibrated.",
+        "Deciles of |margin| at T (1 where none helps), with intervals. Dashed: calibrated.",
         "reliability diagram",
     )
     intro = (
@@ -321,6 +324,11 @@ def _tone(interval: Interval, reference: float) -> Tone:
 
 def _bias_tone(bias: Interval) -> Tone:
     return "bad" if bias.low > LENGTH_BIAS_LIMIT else "plain"
+
+
+def _temperature(found: Calibration) -> str:
+    fitted = "none helps" if found.temperature is None else f"{found.temperature:.3g}"
+    return f"{fitted} (n {found.temperature_n})"
 
 
 def _decimal(value: float | None) -> str | None:

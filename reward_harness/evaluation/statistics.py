@@ -50,11 +50,6 @@ class Interval:
             value=self.value, ci_low=self.low, ci_high=self.high, n=self.n, direction=direction
         )
 
-    def scaled(self, factor: float) -> Interval:
-        """The same estimate in another unit; a negative factor swaps the bounds."""
-        low, high = sorted((self.low * factor, self.high * factor))
-        return Interval(self.value * factor, low, high, self.n)
-
 
 def wilson(successes: int, n: int, confidence: float = CONFIDENCE) -> Interval:
     """Wilson score interval of a proportion (Wilson 1927); exact counts only, so no half wins."""
@@ -227,7 +222,7 @@ def paired_permutation_test(
         return 1.0
     result = permutation_test(
         (difference,),
-        _mean_along,
+        np.mean,
         permutation_type="samples",
         vectorized=True,
         n_resamples=samples,
@@ -320,10 +315,6 @@ def _point(value: float, n: int) -> Interval:
 
 def _mean_of(vector: Vector) -> Callable[[npt.NDArray[np.int64]], Vector]:
     return lambda index: vector[index].mean(axis=1)
-
-
-def _mean_along(values: Vector, axis: int) -> Any:
-    return values.mean(axis=axis)
 
 
 def _resample(

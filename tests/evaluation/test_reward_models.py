@@ -116,6 +116,7 @@ def test_the_fitted_temperature_recovers_the_one_the_outcomes_were_drawn_with():
     won = draws.uniform(size=4000) < 1 / (1 + np.exp(-size / 2.5))
     assert c.fit_temperature(np.where(won, size, -size)) == pytest.approx(2.5, rel=0.1)
     assert c.fit_temperature([0.0, 0.0]) is None
+    assert c.fit_temperature(np.where(won, -size, size)) is None
 
 
 def test_temperature_scaling_repairs_an_overconfident_scorer():

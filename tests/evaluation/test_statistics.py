@@ -158,10 +158,6 @@ def test_bounds_stay_within_the_sample(values, seed):
     assert min(values) - tolerance <= interval.low <= interval.high <= max(values) + tolerance
 
 
-def test_a_scaled_interval_keeps_its_order():
-    assert s.Interval(1.0, 0.5, 2.0, 9).scaled(-2.0) == s.Interval(-2.0, -4.0, -1.0, 9)
-
-
 def test_strata_weigh_the_same_whatever_their_size():
     values, strata = [1.0] * 90 + [0.0, 1.0] * 5, ["long"] * 90 + ["short"] * 10
     interval = s.stratified_bootstrap_mean(values, strata, range(100), rng())
