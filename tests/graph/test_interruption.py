@@ -45,7 +45,8 @@ def test_run_killed_in_search_sft_and_ppo_finishes_when_started_again(
 ) -> None:
     for stage in ("rubric_population", "sft_checkpoint", "ppo_checkpoint"):
         kill_in_the_middle_of(workspace, stage)
-    launch("smoke")
+    output = launch("smoke")
+    assert "smoke: finished" in output
     verify_all(workspace)
 
 

@@ -56,17 +56,27 @@ class UI:
         query = "{runsOrError{... on Runs{results{runId status jobName tags{key value}}}}}"
         return self.graphql(query)["runsOrError"]["results"]
 
-    def wait_for_run(self, job: str, statuses: set[str], timeout_s: float) -> dict:
-        """The newest run of ``job`` once its status is one of ``statuses``."""
+    def wait_for_run(self, job: str, partition: str, statuses: set[str], timeout_s: float) -> dict:
+        """The newest run that a person launched, once its status is one of ``statuses``."""
         deadline = time.monotonic() + timeout_s
         while time.monotonic() < deadline:
-            runs = [run for run in self.runs() if run["jobName"] == job]
+            runs = [run for run in self.runs() if launched_by_hand(run, job, partition)]
             if runs and runs[0]["status"] in statuses:
                 return runs[0]
             if runs and runs[0]["status"] == "FAILURE" and "FAILURE" not in statuses:
                 pytest.fail(f"{job} failed: {runs[0]['runId']}")
             time.sleep(1)
         pytest.fail(f"{job} was not {statuses} after {timeout_s} s: {self.runs()[:3]}")
+
+
+def launched_by_hand(run: dict, job: str, partition: str) -> bool:
+    """Whether this run is of ``job`` for ``partition`` and no sensor asked for it."""
+    tags = {tag["key"]: tag["value"] for tag in run["tags"]}
+    return (
+        run["jobName"] == job
+        and tags.get("dagster/partition") == partition
+        and "trigger" not in tags
+    )
 
 
 def free_port() -> int:

@@ -40,7 +40,7 @@ def test_smoke_runs_by_clicking_and_its_report_opens_from_the_asset_page(
 ) -> None:
     materialize(page, "smoke", "smoke")
     shoot(page, "smoke-launched")
-    run = ui.wait_for_run("smoke", {"SUCCESS"}, timeout_s=400)
+    run = ui.wait_for_run("smoke", "smoke", {"SUCCESS"}, timeout_s=400)
 
     page.goto(f"/runs/{run['runId']}")
     expect(page.get_by_text("Success").first).to_be_visible()
@@ -78,15 +78,15 @@ def test_cancelling_a_run_leaves_no_trainer(page: Page, ui: UI) -> None:
         key="endless",
     )
     materialize(page, "prepare_data", "endless")
-    ui.wait_for_run("prepare_data", {"SUCCESS"}, timeout_s=240)
+    ui.wait_for_run("prepare_data", "endless", {"SUCCESS"}, timeout_s=240)
     materialize(page, "train_policies", "endless")
-    run = ui.wait_for_run("train_policies", {"STARTED"}, timeout_s=120)
+    run = ui.wait_for_run("train_policies", "endless", {"STARTED"}, timeout_s=120)
     wait_for(lambda: trainers(), timeout_s=180)
 
     page.goto(f"/runs/{run['runId']}")
     page.get_by_role("button", name=re.compile("Terminate")).first.click()
     page.get_by_role("button", name=re.compile("Terminate 1 run")).click()
-    ui.wait_for_run("train_policies", {"CANCELED"}, timeout_s=60)
+    ui.wait_for_run("train_policies", "endless", {"CANCELED"}, timeout_s=60)
     wait_for(lambda: not trainers(), timeout_s=30)
     shoot(page, "cancelled")
     path.unlink()
