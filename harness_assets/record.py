@@ -39,28 +39,29 @@ def record(artifact: Artifact, *, reused: bool, gates: Iterable[str] = ()) -> dg
 
 
 def _metadata(artifact: Artifact, reused: bool) -> dict[str, Any]:
+    """What a person wants first comes first: the report, the summary with its plot, the numbers."""
     manifest = artifact.manifest
-    metadata: dict[str, Any] = {
-        "artifact": manifest.artifact_id,
-        "path": dg.MetadataValue.path(str(artifact.path)),
-        "made": "reused: nothing it is made from changed" if reused else "made by this run",
-        "reproduce": f"harness reproduce {manifest.artifact_id}",
-        "inputs": dg.MetadataValue.json(artifact.publication.inputs),
-        "cost": dg.MetadataValue.json(manifest.cost.model_dump()),
-    }
-    metadata |= {
-        name: dg.MetadataValue.float(float(metric.value))
-        for name, metric in manifest.metrics.items()
-    }
-    if manifest.metrics:
-        metadata["metrics"] = dg.MetadataValue.table(_metric_rows(manifest), schema=METRIC_SCHEMA)
-    if (summary := _summary(artifact)) is not None:
-        metadata["summary"] = dg.MetadataValue.md(summary)
+    metadata: dict[str, Any] = {}
     if (artifact.path / "report.html").is_file():
         metadata["report"] = dg.MetadataValue.url(
             f"{reports_url()}/{manifest.artifact_id}/report.html"
         )
-    return metadata
+    if (summary := _summary(artifact)) is not None:
+        metadata["summary"] = dg.MetadataValue.md(summary)
+    if manifest.metrics:
+        metadata["metrics"] = dg.MetadataValue.table(_metric_rows(manifest), schema=METRIC_SCHEMA)
+    metadata |= {
+        name: dg.MetadataValue.float(float(metric.value))
+        for name, metric in manifest.metrics.items()
+    }
+    return metadata | {
+        "made": "reused: nothing it is made from changed" if reused else "made by this run",
+        "artifact": manifest.artifact_id,
+        "path": dg.MetadataValue.path(str(artifact.path)),
+        "inputs": dg.MetadataValue.json(artifact.publication.inputs),
+        "cost": dg.MetadataValue.json(manifest.cost.model_dump()),
+        "reproduce": f"harness reproduce {manifest.artifact_id}",
+    }
 
 
 def _metric_rows(manifest: Manifest) -> list[dg.TableRecord]:

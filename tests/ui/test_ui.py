@@ -23,7 +23,8 @@ def materialize(page: Page, job: str, partition: str) -> None:
     page.goto(f"{LOCATION}/jobs/{job}")
     page.get_by_role("button", name="Materialize all").first.click()
     page.get_by_text("Select a partition or create one").click()
-    page.locator(f"text=/^{re.escape(partition)}$/ >> visible=true").last.click()
+    choices = page.locator(".dagster-popover, .bp5-popover")
+    choices.locator(f"text=/^{re.escape(partition)}$/ >> visible=true").first.click()
     page.keyboard.press("Escape")
     page.get_by_role("button", name="Launch 1 run").click()
 
