@@ -3,8 +3,11 @@
 Weights and optimiser: with bf16 mixed precision and Adam 18 bytes a trained parameter (2 weights +
 4 master + 4 gradient + 4 + 4 moments), in float32 16 (4 + 4 + 4 + 4); a frozen parameter costs its
 weight only, a frozen reference its weights again (none with LoRA: the adapter is off).
-Activations: 12·B·S·H bytes a layer in bf16, twice that in float32, 2·B·S·H with checkpointing;
-logits 4·B·S·V. (ZeRO, arXiv 1910.02054; Korthikanti et al., arXiv 2205.05198.)
+Activations in bf16: 12·B·S·H bytes a layer, 2·B·S·H with checkpointing; logits 4·B·S·V (ZeRO,
+arXiv 1910.02054; Korthikanti et al., arXiv 2205.05198). In float32 every intermediate is kept:
+96·B·S·H a layer and four copies of the logits (values, log-softmax, entropy, gradient). Against the
+measured peak on a CPU: SmolLM2-135M with LoRA, 8×160 tokens: 4.1 GiB estimated, 4.5 (DPO, GRPO) to
+5.1 (SFT) used; MiniLM reward model: 1.4 estimated, 2.0 used.
 """
 
 from __future__ import annotations
@@ -66,13 +69,16 @@ def estimate(load: Workload) -> MemoryEstimate:
     mixed = load.dtype == "bfloat16"
     weight_bytes, trained_bytes = (2, 18) if mixed else (4, 16)
     positions = load.batch * load.tokens
-    per_layer = 2 if load.checkpointing else 12 if mixed else 24
+    per_layer, per_logit = (12, 4) if mixed else (96, 16)
     return MemoryEstimate(
         weights=weight_bytes * load.parameters,
         optimizer=(trained_bytes - weight_bytes) * load.trained,
         reference=weight_bytes * load.parameters if load.reference else 0,
-        activations=per_layer * positions * load.hidden * load.layers,
-        logits=4 * positions * load.vocabulary,
+        activations=(2 if load.checkpointing else per_layer)
+        * positions
+        * load.hidden
+        * load.layers,
+        logits=per_logit * positions * load.vocabulary,
     )
 
 

@@ -1,7 +1,9 @@
 """How well a reward model ranks pairs that it was not trained on, beside the rules it must beat.
 
-Accuracy counts a tie as wrong (intervals need whole counts). "Longer wins" and "shorter wins" go by
-the number of characters: a reward model that does not beat them has learned length.
+Accuracy counts a tie as wrong. "Longer wins" and "shorter wins" go by the number of characters: a
+reward model that does not beat them has learned length. Pairs of one prompt are not independent:
+where prompts repeat, intervals resample whole prompts and ``n`` counts prompts; else they are
+Wilson's and ``n`` counts pairs.
 """
 
 from __future__ import annotations
@@ -12,8 +14,8 @@ from typing import Any
 
 import numpy as np
 
-from reward_harness.data.records import PreferencePair
-from reward_harness.evaluation.statistics import paired_bootstrap_difference, wilson
+from reward_harness.data.records import PreferencePair, prompt_key
+from reward_harness.evaluation.statistics import Interval, cluster_bootstrap_mean, wilson
 from reward_harness.hashing import derive_seed
 from reward_harness.manifest import Metric
 
@@ -30,19 +32,28 @@ def heldout_measures(
     longer = [len(pair.chosen) > len(pair.rejected) for pair in pairs]
     shorter = [len(pair.chosen) < len(pair.rejected) for pair in pairs]
     best = longer if sum(longer) > sum(shorter) else shorter
+    prompts = [prompt_key(pair.prompt) for pair in pairs]
     generator = np.random.default_rng(derive_seed(seed, "heldout"))
-    lead = paired_bootstrap_difference(
-        [float(x) for x in right], [float(x) for x in best], generator
-    )
+    ahead = [float(x) - float(y) for x, y in zip(right, best, strict=True)]
+    lead = cluster_bootstrap_mean(ahead, prompts, generator)
     loss = sum(math.log1p(math.exp(-abs(m))) + max(-m, 0.0) for m in margins) / len(margins)
     return {
-        "accuracy": wilson(sum(right), len(right)).metric("max"),
-        "longer_wins": wilson(sum(longer), len(longer)).metric(),
-        "shorter_wins": wilson(sum(shorter), len(shorter)).metric(),
+        "accuracy": share_of(right, prompts, generator).metric("max"),
+        "longer_wins": share_of(longer, prompts, generator).metric(),
+        "shorter_wins": share_of(shorter, prompts, generator).metric(),
         "lead_over_length": lead.metric("max"),
         "loss": Metric(value=loss, n=len(margins), direction="min"),
         "margin_mean": Metric(value=sum(margins) / len(margins), n=len(margins), direction="max"),
     }
+
+
+def share_of(
+    chosen: Sequence[bool], prompts: Sequence[str], generator: np.random.Generator
+) -> Interval:
+    """The share of True with its interval; see the module's docstring for ``n``."""
+    if len(set(prompts)) == len(prompts):
+        return wilson(sum(chosen), len(chosen))
+    return cluster_bootstrap_mean([float(x) for x in chosen], prompts, generator)
 
 
 def as_json(splits: dict[str, dict[str, Metric]]) -> dict[str, Any]:

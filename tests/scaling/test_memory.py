@@ -45,6 +45,8 @@ def test_activations_and_logits_follow_their_formulas():
     assert found.activations == 12 * 4 * 50 * 100 * 10
     assert found.logits == 4 * 4 * 50 * 1000
     assert estimate(load(dtype="bfloat16", checkpointing=True)).activations == 2 * 4 * 50 * 100 * 10
+    full = estimate(load())
+    assert (full.activations, full.logits) == (96 * 4 * 50 * 100 * 10, 16 * 4 * 50 * 1000)
     parts = (found.weights, found.optimizer, found.reference, found.activations, found.logits)
     assert found.total == sum(parts) + RUNTIME_BYTES
 

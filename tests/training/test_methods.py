@@ -255,15 +255,30 @@ def test_batches_hold_pairs_of_like_length_and_every_pair_once_an_epoch(jobs):
     assert sum(spread) <= 2 * (by_length[-1] - by_length[0])
 
 
-def test_a_tie_is_not_a_right_answer():
-    pair = PreferencePair(
-        pair_id="1",
-        prompt=[Message(role="user", content="a")],
+def toy_pair(prompt: str) -> PreferencePair:
+    return PreferencePair(
+        pair_id=prompt,
+        prompt=[Message(role="user", content=prompt)],
         chosen="bb",
         rejected="ccc",
         source="toy",
     )
-    found = heldout_measures([pair, pair], [1.0, 0.0], [1.0, -1.0], seed=0)
+
+
+def test_pairs_of_one_prompt_are_resampled_together():
+    apart = [toy_pair(str(i)) for i in range(40)]
+    together = [toy_pair(str(i // 10)) for i in range(40)]
+    chosen = [1.0 if i // 10 % 2 else -1.0 for i in range(40)]
+    free, tied = (heldout_measures(p, chosen, [0.0] * 40, seed=0) for p in (apart, together))
+    assert (free["accuracy"].value, free["accuracy"].n) == (0.5, 40)
+    assert (tied["accuracy"].value, tied["accuracy"].n) == (0.5, 4)
+    width = [found["accuracy"].ci_high - found["accuracy"].ci_low for found in (free, tied)]
+    assert width[1] > 2 * width[0]
+
+
+def test_a_tie_is_not_a_right_answer():
+    pairs = [toy_pair("a"), toy_pair("b")]
+    found = heldout_measures(pairs, [1.0, 0.0], [1.0, -1.0], seed=0)
     assert found["accuracy"].value == 0.5
     assert found["shorter_wins"].value == 1.0 and found["longer_wins"].value == 0.0
     assert found["loss"].value == pytest.approx((math.log(2) + math.log1p(math.exp(-1))) / 2)
