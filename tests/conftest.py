@@ -7,6 +7,7 @@ import shutil
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 from reward_harness.workspace import Workspace
 
@@ -14,6 +15,11 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 for _name in ("LLM_API_KEY", "LLM_BASE_URL", "LLM_MODEL"):
     os.environ.pop(_name, None)
+
+settings.register_profile(
+    "busy_machine", deadline=None, suppress_health_check=[HealthCheck.too_slow]
+)
+settings.load_profile("busy_machine")
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 

@@ -94,4 +94,6 @@ def test_the_example_of_the_experiments_page_is_a_valid_experiment(workspace: Wo
     (workspace.experiments / "longer.yaml").write_text(example)
     spec = read_experiment(workspace.experiments, "longer")
     assert spec.policy.grpo is not None and spec.policy.grpo.group_size == 8
-    assert spec.policy.ppo is not None and spec.policy.ppo.max_steps == 5
+    base = read_experiment(workspace.experiments, "tour").policy.ppo
+    assert spec.policy.ppo is not None and base is not None
+    assert spec.policy.ppo.max_steps == base.max_steps
