@@ -22,7 +22,7 @@ $(VENV)/installed: requirements.lock requirements-models.lock pyproject.toml
 	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
 	@touch $@
 
-demo: setup ## run the experiment `tour` through the whole graph (about ten minutes on two cores)
+demo: setup ## run the experiment `tour` through the whole graph
 	$(BIN)/harness experiment run tour
 
 ui: setup ## open Dagster on http://127.0.0.1:3000 with daemon and all experiments

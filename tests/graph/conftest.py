@@ -19,6 +19,9 @@ from dagster._core.loader import LoadingContextForTest
 
 from harness_assets.graph import SECTION_KEYS, stage_key
 from harness_jobs.definitions import defs
+from reward_harness.spec import read_experiment
+from reward_harness.stages import stage_status, wanted_stages
+from reward_harness.stages.make import StageStatus
 from reward_harness.stages.table import STAGES
 from reward_harness.workspace import Workspace
 from tests.conftest import copy_project
@@ -136,6 +139,16 @@ def stale_stages(workspace: Workspace, key: str) -> set[str]:
             if resolver.get_status(asset, partition) != StaleStatus.FRESH:
                 found.add(name)
     return found
+
+
+def planned(workspace: Workspace, key: str) -> set[str]:
+    """Names of the stages that the next run would make: what changed, and all that follows it.
+
+    Dagster itself marks the direct readers of a change; those behind them follow as they run.
+    """
+    spec = read_experiment(workspace.experiments, key)
+    status = stage_status(workspace, spec, wanted_stages(spec))
+    return {name for name, state in status.items() if state is not StageStatus.FRESH}
 
 
 def materializations(workspace: Workspace, key: str) -> dict[str, int]:

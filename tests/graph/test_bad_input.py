@@ -48,8 +48,9 @@ def test_missing_dataset_is_told_by_the_failed_stage(
     workspace: Workspace, launch: Callable[..., str]
 ) -> None:
     write(workspace, "lost", dataset={"sft": {"source": "no-such-source"}})
-    (error,) = errors_in(launch("lost", code=2))
-    assert "no-such-source" in error and "smoke" in error
+    output = launch("lost", ("sft_examples",), code=1)
+    assert "✗ sft_examples" in output
+    assert "no source 'no-such-source'; expected one of:" in output
 
 
 def test_mirror_that_lacks_a_file_is_told_with_both_ways_out(
