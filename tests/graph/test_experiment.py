@@ -1,4 +1,4 @@
-"""`smoke` through
+"""`smoke` through the real graph: what runs, what stays fresh, what an edit turns stale."""
 
 from __future__ import annotations
 
