@@ -15,9 +15,8 @@ from reward_harness.progress import ProgressSink
 from reward_harness.sections import ComputeSection
 
 if TYPE_CHECKING:
-    from reward_harness.training.launcher import Launcher, TrainResult
-
     from reward_harness.training.job import TrainJob
+    from reward_harness.training.launcher import Launcher, TrainResult
 
 WORKER = "harness_resources.worker"
 
