@@ -21,17 +21,10 @@ from reward_harness.llm.gateway import Caps
 from reward_harness.llm.roles import ModelRoles
 from reward_harness.manifest import Cost, Metric, Outcome
 from reward_harness.rubrics.files import SHARED, read_rubrics, write_rubrics
-from reward_harness.rubrics.heldout import (
-    Agreement,
-    Heldout,
-    agreement,
-    candidates,
-    difference,
-    length_outcomes,
-    select,
-)
+from reward_harness.rubrics.heldout import Agreement, Heldout
 from reward_harness.rubrics.objective import Weights
 from reward_harness.rubrics.report import plot_agreement, population_summary, rubric_summary
+from reward_harness.rubrics.search.choosing import OWN_RUBRICS, choose_shared, no_holdout
 from reward_harness.rubrics.search.evaluation import Evaluator
 from reward_harness.rubrics.search.output import (
     Population,
@@ -49,8 +42,6 @@ from reward_harness.rubrics.types import Rubric
 from reward_harness.stages.make import StageRun
 
 CHECKPOINT_NAME = "search.json"
-NO_HOLDOUT = "by the search's own objective: each prompt has its own rubric, so nothing is held out"
-HELD_OUT = "on the validation prompts (best within one standard error)"
 
 
 def rubric_population(run: StageRun, folder: Path) -> Outcome:
@@ -182,30 +173,13 @@ def _choose(
 ) -> tuple[dict[str, Rubric], Heldout]:
     """The shared rubric: chosen on validation, measured beside the initial one on test."""
     unit: UnitResult = population.units[0]
-    validation, test = ranges["validation"], ranges["test"]
-    rubrics = [member.rubric for member in unit.archive]
-    run_sync(evaluator.prepare(rubrics, validation, all_pairs=True))
-    outcomes = {r.digest: evaluator.outcomes(r, validation) for r in rubrics}
-    chosen = select(unit.archive, outcomes).rubric
-    initial = next((r for r in rubrics if r.digest == unit.initial), rubrics[-1])
-    run_sync(evaluator.prepare([chosen, initial], test, all_pairs=True))
-    found, first = evaluator.outcomes(chosen, test), evaluator.outcomes(initial, test)
-    seed = run.experiment.seed
-    heldout = Heldout(
-        scope=population.scope,
-        selected=chosen.digest,
-        selected_by=HELD_OUT if len(validation) else "by the search's own objective",
-        agreement=agreement(found, seed),
-        initial=agreement(first, seed),
-        difference=difference(found, first, seed),
-        longer_wins=agreement(length_outcomes(evaluator, test, +1), seed),
-        shorter_wins=agreement(length_outcomes(evaluator, test, -1), seed),
-        validation_prompts=len(validation),
-        unscored_responses=evaluator.evaluate(chosen, test).unscored,
-        inconsistent_judgements=(
-            evaluator.inconsistent / evaluator.compared if evaluator.compared else None
-        ),
-        candidates=candidates(unit.archive, outcomes),
+    chosen, heldout = choose_shared(
+        unit.archive,
+        unit.initial,
+        evaluator,
+        ranges["validation"],
+        ranges["test"],
+        run.experiment.seed,
     )
     return {SHARED: chosen}, heldout
 
@@ -216,21 +190,7 @@ def _own_rubrics(population: Population) -> tuple[dict[str, Rubric], Heldout]:
         unit.unit_id: next(m.rubric for m in unit.archive if m.rubric.digest == unit.best)
         for unit in population.units
     }
-    heldout = Heldout(
-        scope=population.scope,
-        selected="",
-        selected_by=NO_HOLDOUT,
-        agreement=None,
-        initial=None,
-        difference=None,
-        longer_wins=None,
-        shorter_wins=None,
-        validation_prompts=0,
-        unscored_responses=0,
-        inconsistent_judgements=None,
-        candidates=(),
-    )
-    return rubrics, heldout
+    return rubrics, no_holdout(population.scope, "", OWN_RUBRICS)
 
 
 def _write_choice(

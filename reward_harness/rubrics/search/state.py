@@ -130,8 +130,11 @@ def write_checkpoint(path: Path, state: SearchState) -> None:
     write_atomically(path, state.model_dump_json().encode())
 
 
-def read_checkpoint(path: Path, dataset: str, config: str) -> SearchState:
-    """The checkpoint at ``path``; ``SpecError`` if it is of another data set or configuration."""
+def read_checkpoint(path: Path, dataset: str, config: str, *, force: bool = False) -> SearchState:
+    """The checkpoint at ``path``; ``SpecError`` if it is of another data set or configuration.
+
+    ``force`` goes on with what is asked for now; verdicts on other data are not taken over.
+    """
     try:
         state = SearchState.model_validate_json(path.read_bytes())
     except (OSError, ValidationError) as error:
@@ -145,7 +148,7 @@ def read_checkpoint(path: Path, dataset: str, config: str) -> SearchState:
         ("data set", state.dataset, dataset),
         ("configuration", state.config, config),
     ):
-        if found != expected:
+        if found != expected and not force:
             raise SpecError(
                 f"the checkpoint belongs to another {name}",
                 where=str(path),
@@ -153,4 +156,6 @@ def read_checkpoint(path: Path, dataset: str, config: str) -> SearchState:
                 expected=expected[:16],
                 fix="Delete it, or search with what it was made from.",
             )
-    return state
+    if state.dataset != dataset:
+        state = state.model_copy(update={"verdicts": ()})
+    return state.model_copy(update={"dataset": dataset, "config": config})

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -21,8 +21,20 @@ from reward_harness.rubrics.search.state import Spent
 from reward_harness.rubrics.types import Rubric
 from reward_harness.sections import SearchConfig
 
-OPERATIONAL = {"max_calls", "max_usd"}
-OPERATIONAL_ENDPOINT = {"base_url", "api_key_env", "timeout_s", "max_retries", "concurrency"}
+OPERATIONAL = {"max_calls", "max_tokens", "max_usd"}
+OPERATIONAL_ENDPOINT = {
+    "base_url",
+    "api_key_env",
+    "timeout_s",
+    "max_retries",
+    "retry_backoff_base_s",
+    "retry_backoff_max_s",
+    "retry_jitter",
+    "concurrency",
+    "requests_per_minute",
+    "tokens_per_minute",
+    "fail_soft",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,8 +43,10 @@ class Surroundings:
 
     Attributes:
         cache: folder of the verdict store; None keeps verdicts in memory only.
+        verdict_store: the store's file, where it is not the one in ``cache``.
         prompts: folder of the templates; None means the built-in ones.
         preset: the rubric to start from instead of asking for one.
+        presets: the same for single prompts, by prompt id; ``preset_of`` says which one counts.
         checkpoint: written after every generation, and read first if it is there.
         caps: what this session may spend.
         progress: told of every generation.
@@ -40,12 +54,25 @@ class Surroundings:
     """
 
     cache: Path | None = None
+    verdict_store: Path | None = None
     prompts: Path | None = None
     preset: Rubric | None = None
+    presets: Mapping[str, Rubric] = field(default_factory=dict[str, Rubric])
     checkpoint: Path | None = None
     caps: Caps = field(default_factory=Caps)
     progress: ProgressSink = quiet
     stage: str = "rubric_population"
+
+    def preset_of(self, unit_id: str) -> Rubric | None:
+        """The rubric that a unit starts from, if one is given."""
+        return self.presets.get(unit_id, self.preset)
+
+    @property
+    def store(self) -> Path | None:
+        """The verdict store's file; None for memory only."""
+        if self.verdict_store is not None or self.cache is None:
+            return self.verdict_store
+        return self.cache / STORE_NAME
 
 
 def open_search_roles(
@@ -61,8 +88,9 @@ def open_search_roles(
     if backend == "local":
         raise DataError("no model in this process can search", fix="Use openai or heuristic.")
     templates = load_templates(around.prompts, config.locale)
-    store = None if around.cache is None else around.cache / STORE_NAME
-    return open_roles(config.endpoint, templates, store, left_to_spend(config, around, spent))
+    return open_roles(
+        config.endpoint, templates, around.store, left_to_spend(config, around, spent)
+    )
 
 
 def left_to_spend(config: SearchConfig, around: Surroundings, spent: Spent | None) -> Caps:
@@ -90,4 +118,7 @@ def identity(
         loaded = load_templates(around.prompts, config.locale)
         templates = {role: template.digest for role, template in loaded.items()}
     preset = around.preset.digest if around.preset else None
-    return dataset_digest(records), digest_json([settings, seed, backend, templates, preset])
+    decisive = [settings, seed, backend, templates, preset]
+    if around.presets:
+        decisive.append({name: rubric.digest for name, rubric in around.presets.items()})
+    return dataset_digest(records), digest_json(decisive)
