@@ -187,8 +187,9 @@ def test_diversity_is_semantic():
 def test_parents_differ_and_are_reproducible(strategy):
     rng = np.random.default_rng(5)
     members = [member(perturbed(initial_rubric(), rng), 1 - i / 10) for i in range(9)]
-    first = choose_parents(members, 4, strategy, np.random.default_rng(1))
-    again = choose_parents(members, 4, strategy, np.random.default_rng(1))
+    settings = heuristic(selection_strategy=strategy)
+    first = choose_parents(members, 4, settings, np.random.default_rng(1))
+    again = choose_parents(members, 4, settings, np.random.default_rng(1))
     assert [m.rubric.digest for m in first] == [m.rubric.digest for m in again]
     assert len({m.rubric.digest for m in first}) == 4
     if strategy != "tournament":

@@ -141,9 +141,7 @@ def _progress(unit: Unit, before: Member, config: SearchConfig) -> dict[str, obj
 def _plans(bench: Bench, unit: Unit, count: int, fits: Sequence[tuple[Member, str]]) -> list[Plan]:
     """``count`` children of the chosen parents, modes and hard prompts by turns, and the fits."""
     config, rng = bench.config, _rng(bench, unit, "parents")
-    parents = choose_parents(
-        unit.members, config.mutation_parent_count, config.selection_strategy, rng
-    )
+    parents = choose_parents(unit.members, config.mutation_parent_count, config, rng)
     modes = modes_of(bench.designer)
     offset = unit.generation * config.mutations_per_round
     hard = {p.rubric.digest: _hardest(bench, unit, p.rubric) for p in parents}
