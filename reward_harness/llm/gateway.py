@@ -2,67 +2,43 @@
 
 ``chat`` returns the reply's text, or ``Failed`` once its retries are used up; an answer that no
 retry can change (400, 401, 403, 404 …) and too many failures in a row raise ``LLMError``; a spend
-cap raises ``BudgetExceeded`` before the request that would break it. This is the only retry layer.
+cap raises ``BudgetExceeded`` before the request that would break it. With ``fail_soft`` an endpoint
+that stays away makes requests ``Failed`` at once for a while. This is the only retry layer.
+
+A gateway belongs to the event loop of its first request, as its connections do; its limits are
+shared with all gateways of the process at the same ``base_url``.
 """
 
 from __future__ import annotations
 
 import asyncio
 import email.utils
+import json
 import random
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Any, cast
+from dataclasses import dataclass
+from typing import Any
 
 import httpx
+import orjson
 from httpx_aiohttp import AiohttpTransport
 
-from reward_harness.errors import BudgetExceeded, LLMError
+from reward_harness.errors import LLMError, SpecError
 from reward_harness.llm.backends import read_key
+from reward_harness.llm.budget import Caps as Caps
+from reward_harness.llm.budget import Usage as Usage
+from reward_harness.llm.budget import check_caps
+from reward_harness.llm.circuit import Circuit
+from reward_harness.llm.limits import limits_at
 from reward_harness.rewards.base import Failed
-from reward_harness.sections import Endpoint
+from reward_harness.search_sections import Endpoint
 
 RETRIED = {408, 409, 429}
-BACKOFF_BASE_S = 0.5
-BACKOFF_MAX_S = 8.0
-JITTER = 0.2
+REFUSED_FOR_ALL = {401, 403, 404}
 RETRY_AFTER_MAX_S = 60.0
-FAILURES_IN_A_ROW = 8
-FAILURES_AT_START = 3
-"""Requests that may fail in a row before the first one ever succeeded."""
-
-
-@dataclass(frozen=True, slots=True)
-class Caps:
-    """Spend caps; a call is one HTTP request, retries included."""
-
-    max_calls: int | None = None
-    max_usd: float | None = None
-
-
-@dataclass(slots=True)
-class Usage:
-    """What was asked so far; ``usd`` is None until an endpoint reports a cost."""
-
-    calls: int = 0
-    cached: int = 0
-    retries: int = 0
-    prompt_tokens: int = 0
-    completion_tokens: int = 0
-    usd: float | None = None
-    calls_by_role: dict[str, int] = field(default_factory=dict[str, int])
-    cached_by_role: dict[str, int] = field(default_factory=dict[str, int])
-
-    def count_cached(self, role: str, answers: int = 1) -> None:
-        """Note questions that the store answered."""
-        self.cached += answers
-        self.cached_by_role[role] = self.cached_by_role.get(role, 0) + answers
-
-    def count_call(self, role: str) -> None:
-        """Note one HTTP request."""
-        self.calls += 1
-        self.calls_by_role[role] = self.calls_by_role.get(role, 0) + 1
+OWN_FIELDS = {"model", "messages", "seed", "stream", "n"}
+"""Request fields that ``extra_body`` may not set: answers are read and stored by them."""
 
 
 class Gateway:
@@ -74,17 +50,19 @@ class Gateway:
         caps: Caps | None = None,
         *,
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
+        if taken := sorted(OWN_FIELDS & set(endpoint.extra_body)):
+            raise SpecError("extra_body sets what the search sets itself", got=", ".join(taken))
         self.endpoint = endpoint
         self.caps = caps or Caps()
         self.usage = Usage()
         self._key = read_key(endpoint)
-        self._sleep = sleep
+        self._sleep, self._clock = sleep, clock
         self._client: httpx.AsyncClient | None = None
-        self._slots = asyncio.Semaphore(endpoint.concurrency)
-        self._failures = 0
-        self._answered = False
-        self._broken: LLMError | None = None
+        self._limits = limits_at(endpoint.base_url.rstrip("/"))
+        self._circuit = Circuit(endpoint.base_url, endpoint.fail_soft, clock)
+        self._turn = asyncio.Lock()
 
     def model_of(self, role: str) -> str:
         """The model that plays ``role``."""
@@ -95,29 +73,32 @@ class Gateway:
         chosen: dict[str, Any] = {"temperature": self.endpoint.temperature}
         if self.endpoint.reasoning_effort is not None:
             chosen["reasoning_effort"] = self.endpoint.reasoning_effort
-        return chosen
+        return chosen | self.endpoint.extra_body
 
     async def chat(
         self, role: str, messages: Sequence[Mapping[str, str]], vote: int = 0
     ) -> str | Failed:
         """One completion's text; equal votes are told apart by their ``seed``."""
+        if not self._circuit.admits():
+            return Failed(self._circuit.reason, retriable=True)
         body = {"model": self.model_of(role), "messages": list(messages), **self.sampling()}
         if vote:
             body["seed"] = vote
-        problem = ""
-        for attempt in range(self.endpoint.max_retries + 1):
-            if attempt:
-                self.usage.retries += 1
-            async with self._slots:
-                self._admit(role)
-                outcome = await self._post(body)
-            if isinstance(outcome, str):
-                self._failures, self._answered = 0, True
-                return outcome
+        content, probe, problem = encode(body), not self._circuit.closed(), ""
+        attempts = 1 if probe else self.endpoint.max_retries + 1
+        for attempt in range(attempts):
+            outcome = await self._attempt(role, content, probe)
+            if isinstance(outcome, _Answer):
+                self._circuit.note_answer()
+                return outcome.text
+            if outcome is None:
+                return Failed(self._circuit.reason, retriable=True)
             problem = outcome.reason
-            if attempt < self.endpoint.max_retries:
-                await self._sleep(outcome.wait_s or backoff_s(attempt))
-        self._note_failure(problem)
+            if attempt + 1 < attempts:
+                wait_s = outcome.wait_s
+                await self._sleep(backoff_s(self.endpoint, attempt) if wait_s is None else wait_s)
+                self.usage.retries += 1
+        self._circuit.note_failure(problem)
         return Failed(f"the endpoint gave no answer: {problem}", retriable=True)
 
     async def aclose(self) -> None:
@@ -126,21 +107,44 @@ class Gateway:
             await self._client.aclose()
             self._client = None
 
-    def _admit(self, role: str) -> None:
-        """Raise where the circuit is open or a cap is reached; else count the call."""
-        if self._broken is not None:
-            raise self._broken
-        caps, usage = self.caps, self.usage
-        advice = "What was paid for is kept: raise the cap and run the same command to go on."
-        if caps.max_calls is not None and usage.calls >= caps.max_calls:
-            raise BudgetExceeded("call budget used up", got=f"{usage.calls} calls", fix=advice)
-        if caps.max_usd is not None and (usage.usd or 0.0) >= caps.max_usd:
-            raise BudgetExceeded("money budget used up", got=f"{usage.usd} USD", fix=advice)
-        usage.count_call(role)
-
-    async def _post(self, body: Mapping[str, Any]) -> str | _Retry:
+    async def _attempt(self, role: str, content: bytes, probe: bool) -> _Answer | _Retry | None:
+        """One request; None where the soft circuit opened before its turn."""
+        endpoint, slots = self.endpoint, self._limits.slots
+        reserved, outcome = 0.0, None
+        if endpoint.requests_per_minute or endpoint.tokens_per_minute:
+            reserved = await self._pause()
+        await slots.acquire(endpoint.concurrency)
         try:
-            response = await self._connected().post("chat/completions", json=body)
+            if not probe and not self._circuit.closed():
+                return None
+            check_caps(self.caps, self.usage)
+            self.usage.count_call(role)
+            outcome = await self._post(content)
+            return outcome
+        finally:
+            slots.release()
+            if endpoint.tokens_per_minute:
+                used = outcome.tokens if isinstance(outcome, _Answer) else 0
+                self._limits.settle(reserved, used, endpoint.tokens_per_minute)
+
+    async def _pause(self) -> float:
+        """Wait for the next turn of the pace; the tokens reserved for it.
+
+        One request waits at a time, so that all others notice a reached cap at once.
+        """
+        endpoint = self.endpoint
+        async with self._turn:
+            check_caps(self.caps, self.usage)
+            wait_s, reserved = self._limits.reserve(
+                endpoint.requests_per_minute, endpoint.tokens_per_minute, self._clock()
+            )
+            if wait_s > 0:
+                await self._sleep(wait_s)
+        return reserved
+
+    async def _post(self, content: bytes) -> _Answer | _Retry:
+        try:
+            response = await self._connected().post("chat/completions", content=content)
         except httpx.TimeoutException:
             return _Retry(f"no answer within {self.endpoint.timeout_s:g} s")
         except httpx.TransportError as error:
@@ -151,27 +155,16 @@ class Gateway:
             raise self._refused(response)
         return self._read(response)
 
-    def _read(self, response: httpx.Response) -> str | _Retry:
+    def _read(self, response: httpx.Response) -> _Answer | _Retry:
         try:
-            reply = response.json()
+            reply = decode(response.content)
             text = reply["choices"][0]["message"]["content"]
         except (ValueError, KeyError, IndexError, TypeError):
             return _Retry("the answer is not a chat completion")
-        self._count_tokens(reply.get("usage"))
-        return text if isinstance(text, str) else _Retry("the completion has no text")
-
-    def _count_tokens(self, reported: Any) -> None:
-        told = cast("dict[str, Any]", reported) if isinstance(reported, dict) else {}
-        self.usage.prompt_tokens += int(told.get("prompt_tokens") or 0)
-        self.usage.completion_tokens += int(told.get("completion_tokens") or 0)
-        if (cost := told.get("cost")) is not None:
-            self.usage.usd = (self.usage.usd or 0.0) + float(cost)
-        elif self.caps.max_usd is not None:
-            raise LLMError(
-                "the endpoint reports no cost, so max_usd cannot be kept",
-                where=self.endpoint.base_url,
-                fix="Use max_calls with this endpoint.",
-            )
+        tokens = self.usage.count_reply(reply.get("usage"), self.caps, self.endpoint.base_url)
+        if not isinstance(text, str):
+            return _Retry("the completion has no text")
+        return _Answer(text, tokens)
 
     def _connected(self) -> httpx.AsyncClient:
         if self._client is None:
@@ -179,30 +172,25 @@ class Gateway:
             self._client = httpx.AsyncClient(
                 transport=AiohttpTransport(limits=limits),
                 base_url=self.endpoint.base_url.rstrip("/") + "/",
-                headers={"Authorization": f"Bearer {self._key}"},
+                headers={
+                    "Authorization": f"Bearer {self._key}",
+                    "Content-Type": "application/json",
+                },
                 timeout=self.endpoint.timeout_s,
             )
         return self._client
 
-    def _note_failure(self, problem: str) -> None:
-        self._failures += 1
-        allowed = FAILURES_IN_A_ROW if self._answered else FAILURES_AT_START
-        if self._failures < allowed or self._broken is not None:
-            return
-        self._broken = LLMError(
-            f"the endpoint failed {self._failures} times in a row, last: {problem}",
-            where=self.endpoint.base_url,
-            fix="Check the endpoint and run the same command again: what was answered is kept.",
-        )
-
     def _refused(self, response: httpx.Response) -> LLMError:
         key_advice = f"Check the key in {self.endpoint.api_key_env}."
         advice = {401: key_advice, 403: key_advice, 404: "Check base_url and model."}
-        return LLMError(
+        error = LLMError(
             f"the endpoint refused the request: {self._told(response)}",
             where=self.endpoint.base_url,
             fix=advice.get(response.status_code, "Check model and sampling options."),
         )
+        if response.status_code in REFUSED_FOR_ALL:
+            self._circuit.note_refusal(error)
+        return error
 
     def _told(self, response: httpx.Response) -> str:
         text = " ".join(response.text.split())[:200]
@@ -214,6 +202,14 @@ class Gateway:
 
 
 @dataclass(frozen=True, slots=True)
+class _Answer:
+    """A completion's text and what the endpoint says it took."""
+
+    text: str
+    tokens: int
+
+
+@dataclass(frozen=True, slots=True)
 class _Retry:
     """An attempt that may be made again, after ``wait_s`` if the endpoint asked for it."""
 
@@ -221,10 +217,26 @@ class _Retry:
     wait_s: float | None = None
 
 
-def backoff_s(attempt: int) -> float:
-    """Seconds to wait after failed attempt ``attempt`` (from 0): .5·2ⁱ up to 8, ±20 %."""
-    base = min(BACKOFF_BASE_S * 2**attempt, BACKOFF_MAX_S)
-    return base * random.uniform(1 - JITTER, 1 + JITTER)
+def encode(body: Mapping[str, Any]) -> bytes:
+    """A request's JSON."""
+    try:
+        return orjson.dumps(body)
+    except TypeError:  # half a surrogate pair in a text: only the standard library escapes it
+        return json.dumps(body).encode()
+
+
+def decode(content: bytes) -> Any:
+    """A reply's JSON; ``ValueError`` if it is none."""
+    try:
+        return orjson.loads(content)
+    except ValueError:  # what is lenient JSON only: NaN, half a surrogate pair
+        return json.loads(content)
+
+
+def backoff_s(endpoint: Endpoint, attempt: int) -> float:
+    """Seconds to wait after failed attempt ``attempt`` (from 0): base·2ⁱ, capped, with jitter."""
+    wait_s = min(endpoint.retry_backoff_base_s * 2.0**attempt, endpoint.retry_backoff_max_s)
+    return wait_s * random.uniform(1 - endpoint.retry_jitter, 1 + endpoint.retry_jitter)
 
 
 def retry_after_s(headers: Mapping[str, str]) -> float | None:

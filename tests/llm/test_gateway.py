@@ -233,7 +233,9 @@ async def test_position_bias_counts_as_a_tie(simulator, tmp_path, monkeypatch):
 
 def test_backoff_and_retry_after():
     for attempt, base in [(0, 0.5), (1, 1.0), (3, 4.0), (4, 8.0), (9, 8.0)]:
-        assert 0.8 * base <= backoff_s(attempt) <= 1.2 * base
+        assert 0.8 * base <= backoff_s(Endpoint(), attempt) <= 1.2 * base
+    own = Endpoint(retry_backoff_base_s=0.1, retry_backoff_max_s=0.3, retry_jitter=0)
+    assert [backoff_s(own, attempt) for attempt in range(4)] == [0.1, 0.2, 0.3, 0.3]
     assert retry_after_s({"retry-after": "3"}) == 3.0
     assert retry_after_s({"retry-after": "9999"}) == 60.0
     assert retry_after_s({"retry-after": "Wed, 21 Oct 2015 07:28:00 GMT"}) == 0.0
