@@ -68,6 +68,18 @@ class DataError(HarnessError, ValueError):
     exit_code = 2
 
 
+class StorageError(HarnessError, OSError):
+    """A file cannot be written: no such folder, no permission, no space left."""
+
+    exit_code = 2
+
+
+class Interrupted(HarnessError):
+    """The user stopped the work; what it takes to go on was written."""
+
+    exit_code = 130
+
+
 class LLMError(HarnessError, RuntimeError):
     """A judge or generator endpoint refused, timed out or answered nonsense."""
 

@@ -22,9 +22,14 @@ from reward_harness.llm.roles import ModelRoles
 from reward_harness.manifest import Cost, Metric, Outcome
 from reward_harness.rubrics.files import SHARED, read_rubrics, write_rubrics
 from reward_harness.rubrics.heldout import Agreement, Heldout
-from reward_harness.rubrics.objective import Weights
 from reward_harness.rubrics.report import plot_agreement, population_summary, rubric_summary
-from reward_harness.rubrics.search.choosing import OWN_RUBRICS, choose_shared, no_holdout
+from reward_harness.rubrics.search.choosing import (
+    OWN_RUBRICS,
+    choose_shared,
+    evaluator_of,
+    no_holdout,
+    prompts_of,
+)
 from reward_harness.rubrics.search.evaluation import Evaluator
 from reward_harness.rubrics.search.output import (
     Population,
@@ -35,7 +40,6 @@ from reward_harness.rubrics.search.output import (
     read_population,
     write_json,
 )
-from reward_harness.rubrics.search.problem import search_prompts
 from reward_harness.rubrics.search.session import SearchResult, SearchSession
 from reward_harness.rubrics.search.surroundings import Surroundings, open_search_roles
 from reward_harness.rubrics.types import Rubric
@@ -159,13 +163,8 @@ def _search_cost(result: SearchResult) -> Cost:
 def _evaluator(
     run: StageRun, records: Sequence[RankedPrompt], roles: ModelRoles | None
 ) -> Evaluator:
-    search = run.experiment.search
-    weights = Weights(
-        search.tail_fraction, search.lambda_var, search.mu_diverse, search.pair_confidence_prior
-    )
-    return Evaluator(
-        search_prompts(records, "labels" if roles is None else "model"), weights, roles
-    )
+    search, seed = run.experiment.search, run.experiment.seed
+    return evaluator_of(prompts_of(records, search, roles, seed=seed), search, roles)
 
 
 def _choose(

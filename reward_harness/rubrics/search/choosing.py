@@ -8,7 +8,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from reward_harness.data.records import RankedPrompt
 from reward_harness.llm.event_loop import run_sync
+from reward_harness.llm.roles import ModelRoles
 from reward_harness.rubrics.heldout import (
     Heldout,
     agreement,
@@ -17,13 +19,40 @@ from reward_harness.rubrics.heldout import (
     length_outcomes,
     select,
 )
+from reward_harness.rubrics.objective import Weights
 from reward_harness.rubrics.search.evaluation import Evaluator
+from reward_harness.rubrics.search.problem import SearchPrompt, search_prompts
 from reward_harness.rubrics.search.state import Member
 from reward_harness.rubrics.types import Rubric
+from reward_harness.sections import SearchConfig
 
 HELD_OUT = "on the validation prompts (best within one standard error)"
 IN_SAMPLE = "by the search's own objective"
 OWN_RUBRICS = f"{IN_SAMPLE}: each prompt has its own rubric, so nothing is held out"
+
+
+def evaluator_of(
+    prompts: Sequence[SearchPrompt], config: SearchConfig, roles: ModelRoles | None
+) -> Evaluator:
+    """An evaluator of any prompts with a search's objective and models."""
+    weights = Weights(
+        config.tail_fraction, config.lambda_var, config.mu_diverse, config.pair_confidence_prior
+    )
+    return Evaluator(prompts, weights, roles)
+
+
+def prompts_of(
+    records: Sequence[RankedPrompt], config: SearchConfig, roles: ModelRoles | None, *, seed: int
+) -> list[SearchPrompt]:
+    """Records as the search sees them: extracted, and with the noise that it asks for."""
+    return search_prompts(
+        records,
+        "labels" if roles is None else "model",
+        extract=config.extract,
+        candidate_extract=config.candidate_extract,
+        noise=config.noise,
+        seed=seed,
+    )
 
 
 def choose_shared(
@@ -40,11 +69,11 @@ def choose_shared(
     is missing there: ``LLMError``, ``BudgetExceeded``.
     """
     rubrics = [member.rubric for member in archive]
-    run_sync(evaluator.prepare(rubrics, validation, all_pairs=True))
+    run_sync(evaluator.prepare(rubrics, validation, pairs=PAIRS_A_PROMPT))
     outcomes = {r.digest: evaluator.outcomes(r, validation) for r in rubrics}
     chosen = select(archive, outcomes).rubric
     first_rubric = next((r for r in rubrics if r.digest == initial), rubrics[-1])
-    run_sync(evaluator.prepare([chosen, first_rubric], test, all_pairs=True))
+    run_sync(evaluator.prepare([chosen, first_rubric], test, pairs=PAIRS_A_PROMPT))
     found, first = evaluator.outcomes(chosen, test), evaluator.outcomes(first_rubric, test)
     compared = evaluator.compared
     return chosen, Heldout(

@@ -8,16 +8,22 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from reward_harness.data.records import RankedPrompt
 from reward_harness.errors import DataError
 from reward_harness.hashing import digest_json
+from reward_harness.llm.backends import resolve_endpoint
 from reward_harness.manifest import Frozen
+from reward_harness.prompts import ROLES
+from reward_harness.rubrics.search.evaluation import Evaluator
 from reward_harness.rubrics.search.session import SearchResult, SearchSession
-from reward_harness.rubrics.search.state import Member, Round
+from reward_harness.rubrics.search.state import Member, Round, SearchState
+from reward_harness.rubrics.types import Rubric
 
 COLORS = ("#3b6ea5", "#d1742f", "#5b8c5a")
 
@@ -78,30 +84,30 @@ def read_population(path: Path) -> Population:
         ) from error
 
 
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """A shared rubric that was chosen for ``records``, more than the search itself looked at.
+
+    ``evaluator`` has their verdicts, in the same order.
+    """
+
+    records: Sequence[RankedPrompt]
+    evaluator: Evaluator
+    rubric: Rubric
+
+
 def output_json(
-    session: SearchSession, result: SearchResult, dataset_path: str, seed: int
+    session: SearchSession,
+    result: SearchResult,
+    dataset_path: str,
+    seed: int,
+    choice: Choice | None = None,
 ) -> dict[str, Any]:
-    """``search_output.json``: for every prompt its best rubric and the scores that it gives."""
-    entries: list[dict[str, Any]] = []
-    for unit in result.state.units:
-        best = unit.best
-        for index in unit.prompts:
-            record = session.records[index]
-            scores = session.evaluator.scores(best.rubric, index)
-            by_id = {
-                c.candidate_id: None if np.isnan(s) else float(s)
-                for c, s in zip(record.candidates, scores, strict=True)
-            }
-            scored = {name: s for name, s in by_id.items() if s is not None}
-            entries.append(
-                {
-                    "prompt_id": record.prompt_id,
-                    "rubric": best.rubric.model_dump(mode="json"),
-                    "score": best.score,
-                    "best_candidate_id": max(scored, key=lambda n: scored[n], default=None),
-                    "candidate_scores": by_id,
-                }
-            )
+    """``search_output.json``: for every prompt its best rubric and the scores that it gives.
+
+    ``score`` is the objective on that prompt alone.
+    """
+    entries = _entries(session, result) if choice is None else _chosen_entries(choice)
     scores = {e["prompt_id"]: e["score"] for e in entries}
     config = session.config.model_dump(mode="json")
     return {
@@ -120,13 +126,78 @@ def output_json(
             "seed": seed,
             "config_snapshot": config,
             "config_sha256": digest_json(config),
+            "llm_snapshot": _llm_snapshot(session),
         },
         "search_diagnostics": {
             "history": [line.model_dump(mode="json") for line in result.state.history],
+            "mutation_statistics": _mutation_statistics(result.state),
             "stopped": result.stopped,
             "inconsistent_judgements": result.inconsistent_share,
         },
     }
+
+
+def _entries(session: SearchSession, result: SearchResult) -> list[dict[str, Any]]:
+    return [
+        _entry(session.records[index], session.evaluator, index, unit.best.rubric)
+        for unit in result.state.units
+        for index in unit.prompts
+    ]
+
+
+def _chosen_entries(choice: Choice) -> list[dict[str, Any]]:
+    return [
+        _entry(record, choice.evaluator, index, choice.rubric)
+        for index, record in enumerate(choice.records)
+    ]
+
+
+def _entry(
+    record: RankedPrompt, evaluator: Evaluator, index: int, rubric: Rubric
+) -> dict[str, Any]:
+    scores = evaluator.scores(rubric, index)
+    by_id = {
+        c.candidate_id: None if np.isnan(s) else float(s)
+        for c, s in zip(record.candidates, scores, strict=True)
+    }
+    scored = {name: s for name, s in by_id.items() if s is not None}
+    return {
+        "prompt_id": record.prompt_id,
+        "rubric": rubric.model_dump(mode="json"),
+        "score": evaluator.evaluate(rubric, [index]).score,
+        "best_candidate_id": max(scored, key=lambda n: scored[n], default=None),
+        "candidate_scores": by_id,
+    }
+
+
+def _llm_snapshot(session: SearchSession) -> dict[str, Any] | None:
+    """Which models were asked, how, and with which templates; None without a model."""
+    if session.roles is None:
+        return None
+    endpoint = resolve_endpoint(session.config.endpoint)
+    return {
+        "base_url": endpoint.base_url,
+        "models": {role: endpoint.role_models.get(role, endpoint.model) for role in ROLES},
+        "temperature": endpoint.temperature,
+        "reasoning_effort": endpoint.reasoning_effort,
+        "extra_body": endpoint.extra_body,
+        "templates": {
+            role: {"locale": t.locale, "version": t.version, "digest": t.digest}
+            for role, t in session.roles.templates.items()
+        },
+    }
+
+
+def _mutation_statistics(state: SearchState) -> dict[str, dict[str, int]]:
+    """By mode: rubrics proposed, and how many of the archives' rubrics it made."""
+    found: dict[str, dict[str, int]] = {}
+    for line in state.history:
+        for mode, count in line.modes.items():
+            found.setdefault(mode, {"proposed": 0, "archived": 0})["proposed"] += count
+    for unit in state.units:
+        for member in unit.archive:
+            found.setdefault(member.mode, {"proposed": 0, "archived": 0})["archived"] += 1
+    return dict(sorted(found.items()))
 
 
 def write_json(path: Path, value: Any) -> None:
