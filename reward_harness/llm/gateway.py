@@ -22,7 +22,6 @@ from typing import Any
 
 import httpx
 import orjson
-from httpx_aiohttp import AiohttpTransport
 
 from reward_harness.errors import LLMError, SpecError
 from reward_harness.llm.backends import read_key
@@ -30,6 +29,7 @@ from reward_harness.llm.budget import Caps as Caps
 from reward_harness.llm.budget import Usage as Usage
 from reward_harness.llm.budget import check_caps
 from reward_harness.llm.circuit import Circuit
+from reward_harness.llm.connection import Connection
 from reward_harness.llm.limits import limits_at
 from reward_harness.rewards.base import Failed
 from reward_harness.search_sections import Endpoint
@@ -59,9 +59,9 @@ class Gateway:
         self.usage = Usage()
         self._key = read_key(endpoint)
         self._sleep, self._clock = sleep, clock
-        self._client: httpx.AsyncClient | None = None
+        self._connection = Connection(endpoint, self._key)
         self._limits = limits_at(endpoint.base_url.rstrip("/"))
-        self._circuit = Circuit(endpoint.base_url, endpoint.fail_soft, clock)
+        self._circuit = Circuit(endpoint, clock)
         self._turn = asyncio.Lock()
 
     def model_of(self, role: str) -> str:
@@ -94,6 +94,7 @@ class Gateway:
             if outcome is None:
                 return Failed(self._circuit.reason, retriable=True)
             problem = outcome.reason
+            self._circuit.note_failed_attempt(problem)
             if attempt + 1 < attempts:
                 wait_s = outcome.wait_s
                 await self._sleep(backoff_s(self.endpoint, attempt) if wait_s is None else wait_s)
@@ -103,9 +104,7 @@ class Gateway:
 
     async def aclose(self) -> None:
         """Close the connections."""
-        if self._client is not None:
-            await self._client.aclose()
-            self._client = None
+        await self._connection.aclose()
 
     async def _attempt(self, role: str, content: bytes, probe: bool) -> _Answer | _Retry | None:
         """One request; None where the soft circuit opened before its turn."""
@@ -144,10 +143,11 @@ class Gateway:
 
     async def _post(self, content: bytes) -> _Answer | _Retry:
         try:
-            response = await self._connected().post("chat/completions", content=content)
-        except httpx.TimeoutException:
-            return _Retry(f"no answer within {self.endpoint.timeout_s:g} s")
-        except httpx.TransportError as error:
+            response = await self._connection.post(content)
+        except httpx.TimeoutException as error:
+            told = self._redact(f" ({error})" if str(error) else "")
+            return _Retry(f"no answer within {self.endpoint.timeout_s:g} s{told}")
+        except (httpx.TransportError, httpx.DecodingError) as error:
             return _Retry(self._redact(f"{type(error).__name__}: {error}"))
         if response.status_code in RETRIED or response.status_code >= 500:
             return _Retry(self._told(response), retry_after_s(response.headers))
@@ -165,20 +165,6 @@ class Gateway:
         if not isinstance(text, str):
             return _Retry("the completion has no text")
         return _Answer(text, tokens)
-
-    def _connected(self) -> httpx.AsyncClient:
-        if self._client is None:
-            limits = httpx.Limits(max_connections=self.endpoint.concurrency)
-            self._client = httpx.AsyncClient(
-                transport=AiohttpTransport(limits=limits),
-                base_url=self.endpoint.base_url.rstrip("/") + "/",
-                headers={
-                    "Authorization": f"Bearer {self._key}",
-                    "Content-Type": "application/json",
-                },
-                timeout=self.endpoint.timeout_s,
-            )
-        return self._client
 
     def _refused(self, response: httpx.Response) -> LLMError:
         key_advice = f"Check the key in {self.endpoint.api_key_env}."

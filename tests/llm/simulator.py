@@ -6,7 +6,8 @@
 It tells the roles apart by the key phrases of their system texts. Its world: a response is good
 by the ``liked`` words it contains, a criterion "mentions WORD" holds where the word occurs, and
 the proposer adds such criteria from ``vocabulary``. ``latency_s``, ``error_rate`` (429 and 503
-by turns), ``broken_rate`` (replies that are no JSON), ``hold_after`` (answer so many requests,
+by turns), ``silent_rate`` (no answer at all), ``cut_rate`` (the HTTP body is half of a JSON
+text, unpaid), ``broken_rate`` (replies that are no JSON), ``hold_after`` (answer so many requests,
 then answer none) make it a bad endpoint. A request counts as paid once it was answered with 200.
 """
 
@@ -49,9 +50,11 @@ class Simulator:
     latency_s: float = 0.0
     error_rate: float = 0.0
     broken_rate: float = 0.0
+    silent_rate: float = 0.0
+    cut_rate: float = 0.0
     hold_after: int | None = None
     chatty: bool = False
-    cost: float | None = None
+    cost: object = None
     bodies: list[dict[str, Any]] = field(default_factory=list)
     roles: Counter[str] = field(default_factory=Counter)
     paid: Counter[str] = field(default_factory=Counter)
@@ -128,6 +131,11 @@ class Simulator:
             if self.received % 2:
                 return web.Response(status=429, headers={"Retry-After": "0.01"})
             return web.Response(status=503)
+        if self._chance(f"silent{self.received}") < self.silent_rate:
+            await self._released.wait()
+            return web.Response(status=503)
+        if self._chance(f"cut{self.received}") < self.cut_rate:
+            return web.Response(text='{"choices": [{"message": {"con')
         role = role_of(body)
         self.roles[role] += 1
         digest = hashlib.sha256(json.dumps(body, sort_keys=True).encode()).hexdigest()
