@@ -142,6 +142,12 @@ _MODES = {
     "make_specific": "Replace vague words in the criteria by what exactly must be present.",
     "conditional_rule": "Add a criterion that says when a requirement applies.",
     "remove_redundancy": "Merge criteria that reward the same thing.",
+    "compare_alternatives": "Require that the main alternatives are weighed before one is chosen.",
+    "accept_several": "Where several approaches are right, let the criteria accept each of them.",
+    "order_and_timing": "Add or sharpen criteria on the order of steps and on when to do what.",
+    "evidence_standard": "Say what counts as sufficient evidence and what does not.",
+    "scope": "Say what must be covered and what lies outside the question.",
+    "actionability": "Require that the reader can act on the response.",
 }
 _BUILT_IN: dict[Role, dict[str, Any]] = {
     "initializer": {
@@ -157,6 +163,7 @@ _BUILT_IN: dict[Role, dict[str, Any]] = {
         "system": f"You are a rubric designer. {_DATA} {_CRITERIA}",
     },
     "proposer": {
+        "version": "2",
         "variables": ["max_criteria"],
         "user": [
             "task",

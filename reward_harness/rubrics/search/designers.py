@@ -28,6 +28,27 @@ from reward_harness.rubrics.catalogue import (
 from reward_harness.rubrics.search.problem import SearchPrompt
 from reward_harness.rubrics.types import Criterion, Rubric
 
+BASIC = ("raise_bar", "decompose", "factual_focus", "anti_fluff", "counterexample_trigger")
+"""The method's mutation modes, but for ``weight_perturb``, which needs no designer."""
+
+SEMANTIC = (
+    "substantiate",
+    "add_penalty",
+    "make_specific",
+    "conditional_rule",
+    "remove_redundancy",
+    "compare_alternatives",
+    "accept_several",
+    "order_and_timing",
+    "evidence_standard",
+    "scope",
+    "actionability",
+)
+"""The refinement kinds of "Chasing the Tail" (arXiv 2509.21500, table 3)."""
+
+TEMPLATE_SEMANTIC = ("make_specific", "remove_redundancy")
+"""Those of them that change catalogue criteria in a way of their own."""
+
 MAX_INITIAL_PROMPTS = 4
 MIN_CRITERIA = 2
 
@@ -67,22 +88,10 @@ class Designer(Protocol):
 
 
 class ModelDesigner:
-    """A model writes the rubrics."""
+    """A model writes the rubrics; without ``semantic`` by the basic modes only."""
 
-    modes = (
-        "raise_bar",
-        "decompose",
-        "factual_focus",
-        "anti_fluff",
-        "counterexample_trigger",
-        "substantiate",
-        "add_penalty",
-        "make_specific",
-        "conditional_rule",
-        "remove_redundancy",
-    )
-
-    def __init__(self, roles: ModelRoles) -> None:
+    def __init__(self, roles: ModelRoles, semantic: bool = True) -> None:
+        self.modes = (*BASIC, *SEMANTIC) if semantic else BASIC
         self._roles = roles
 
     async def initial(
@@ -107,15 +116,8 @@ class ModelDesigner:
 class TemplateDesigner:
     """Varies, adds and drops programmatic criteria of the catalogue."""
 
-    modes = (
-        "raise_bar",
-        "decompose",
-        "factual_focus",
-        "anti_fluff",
-        "counterexample_trigger",
-        "make_specific",
-        "remove_redundancy",
-    )
+    def __init__(self, semantic: bool = True) -> None:
+        self.modes = (*BASIC, *TEMPLATE_SEMANTIC) if semantic else BASIC
 
     async def initial(
         self, prompts: Sequence[SearchPrompt], like: Rubric | None
