@@ -30,6 +30,7 @@ def test_spec_numbers():
     assert tail_score(scores, judged, "ab", Weights(mu_diverse=0, prior=0)).score == 1.0
     same_source = tail_score(scores, judged, ["x", "x"], Weights(mu_diverse=0.4, prior=0))
     assert same_source.score == pytest.approx(1.4)
+    assert same_source.diverse_tail_acc == same_source.tail_acc == 1.0
     assert tail_score(scores, judged_by([1, 1]), "ab", only_tail).score == 0.5
 
 
@@ -74,6 +75,15 @@ def test_margins():
 def test_pair_agreement_counts_all_pairs():
     assert pair_agreement(np.array([3.0, 1, 2]), judged_by([3, 2, 1])) == [1.0, 1.0, 0.0]
     assert pair_agreement(np.array([1.0, 1, np.nan]), judged_by([3, 2, 1])) == [0.5]
+
+
+@given(st.integers(0, 30), st.integers(0, 30), st.floats(0, 50))
+def test_accuracy_is_monotone_and_shrinks_towards_a_half(correct, wrong, prior):
+    valid = correct + wrong
+    found = shrunk_accuracy(correct, valid, prior)
+    assert 0 <= found <= 1
+    assert found <= shrunk_accuracy(correct + 1, valid + 1, prior) + 1e-12
+    assert abs(found - 0.5) <= abs(shrunk_accuracy(correct, valid, 0.0) - 0.5) + 1e-12
 
 
 @given(st.permutations(list(range(5))))

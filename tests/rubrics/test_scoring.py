@@ -38,6 +38,14 @@ def test_spec_numbers():
     assert value(rubric(1, 1, missing="skip"), units("likert_0_5", 4, None)) == pytest.approx(0.8)
 
 
+@pytest.mark.parametrize("scale", ["unit_0_1", "likert_1_5", "likert_0_5"])
+@given(st.floats(0, 1), st.floats(0, 1))
+def test_scales_are_strictly_increasing(scale, first, second):
+    low, high = sorted((scale_grade(scale, first), scale_grade(scale, second)))
+    if high - low > 1e-6:
+        assert unit_grade(scale, low) < unit_grade(scale, high)
+
+
 def test_scales_are_linear_and_declared():
     assert [unit_grade("likert_0_5", v) for v in (1, 1.5, 2)] == pytest.approx([0.2, 0.3, 0.4])
     assert [unit_grade("likert_1_5", v) for v in (1, 3, 5)] == [0, 0.5, 1]
@@ -82,6 +90,54 @@ def test_a_better_grade_never_lowers_the_score(parts, index, better):
 @given(st.floats(0, 5), st.sampled_from(["likert_0_5"]))
 def test_scale_round_trip(grade, scale):
     assert scale_grade(scale, unit_grade(scale, grade)) == pytest.approx(grade)
+
+
+@given(
+    st.lists(st.tuples(st.floats(0.01, 10), st.floats(0, 1)), min_size=1, max_size=6),
+    st.integers(0, 5),
+    st.floats(0, 1),
+)
+def test_more_of_a_fault_never_raises_the_score(parts, index, worse):
+    r = rubric(*[w for w, _ in parts], polarity=(-1,) * len(parts))
+    grades = {f"c{i}": g for i, (_, g) in enumerate(parts)}
+    name = f"c{index % len(parts)}"
+    assert value(r, {**grades, name: max(grades[name], worse)}) <= value(r, grades) + 1e-12
+
+
+grade_rows = st.lists(
+    st.tuples(st.floats(0, 10), st.sampled_from([1, -1]), st.one_of(st.none(), st.floats(0, 1))),
+    min_size=1,
+    max_size=6,
+)
+
+
+@given(grade_rows, st.sampled_from(["no", "skip"]), st.randoms(use_true_random=False))
+def test_order_and_ids_change_neither_score_nor_identity(rows, missing, random):
+    r = rubric(*[w for w, _, _ in rows], polarity=tuple(p for _, p, _ in rows), missing=missing)
+    grades = {f"c{i}": g for i, (_, _, g) in enumerate(rows)}
+    order = list(range(len(rows)))
+    random.shuffle(order)
+    moved = Rubric(
+        rubric_id="moved",
+        criteria=[r.criteria[i].model_copy(update={"criterion_id": f"x{i}"}) for i in order],
+        missing=missing,
+    )
+    assert moved.digest == r.digest
+    first, second = score(r, grades), score(moved, {f"x{i}": grades[f"c{i}"] for i in order})
+    if isinstance(first, Scored):
+        assert isinstance(second, Scored)
+        assert second.value == pytest.approx(first.value)
+        assert -1e-12 <= first.value <= 1 + 1e-12
+    else:
+        assert isinstance(second, Abstained)
+
+
+@given(st.floats(0.1, 10), st.floats(0.1, 10), st.sampled_from(["text", "weight", "polarity"]))
+def test_another_content_is_another_rubric(first, second, field):
+    r = rubric(first, second)
+    other = {"text": "another", "weight": first + 1, "polarity": -1}[field]
+    changed = r.criteria[0].model_copy(update={field: other})
+    assert r.model_copy(update={"criteria": (changed, r.criteria[1])}).digest != r.digest
 
 
 def test_identity_is_content():
