@@ -8,7 +8,7 @@ import sys
 
 import typer
 
-from reward_harness.cli import artifacts, doctor, experiment, rubrics, serving, ui
+from reward_harness.cli import artifacts, doctor, experiment, rubrics, serving, ui, verdicts
 from reward_harness.errors import HarnessError
 from reward_harness.rm import server
 
@@ -21,6 +21,7 @@ app = typer.Typer(
 app.add_typer(experiment.app, name="experiment")
 app.add_typer(artifacts.lineage, name="lineage")
 app.add_typer(rubrics.app, name="rubrics")
+app.add_typer(verdicts.app, name="verdicts")
 app.command("stage")(artifacts.stage)
 app.command("reproduce")(artifacts.reproduce)
 app.command("doctor")(doctor.doctor)

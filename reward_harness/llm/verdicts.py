@@ -23,12 +23,34 @@ STORE_NAME = "verdicts.sqlite"
 BUSY_TIMEOUT_S = 30.0
 BATCH = 500
 
-_SCHEMA = """
+SCHEMA_VERSION = 1
+"""``PRAGMA user_version`` of a store with its summary; a store without one is 0."""
+
+_VERDICTS = """
 CREATE TABLE IF NOT EXISTS verdicts (
     key TEXT PRIMARY KEY, role TEXT NOT NULL, model TEXT NOT NULL, value TEXT NOT NULL,
     created REAL NOT NULL
 ) WITHOUT ROWID
 """
+_SUMMARY = (
+    """CREATE TABLE IF NOT EXISTS summary (
+    role TEXT NOT NULL, model TEXT NOT NULL, verdicts INTEGER NOT NULL, oldest REAL NOT NULL,
+    newest REAL NOT NULL, PRIMARY KEY (role, model)
+) WITHOUT ROWID""",
+    "DELETE FROM summary",
+    """INSERT INTO summary SELECT role, model, COUNT(*), MIN(created), MAX(created)
+FROM verdicts GROUP BY role, model""",
+    """CREATE TRIGGER IF NOT EXISTS verdict_added AFTER INSERT ON verdicts BEGIN
+    INSERT OR IGNORE INTO summary VALUES (NEW.role, NEW.model, 0, NEW.created, NEW.created);
+    UPDATE summary SET verdicts = verdicts + 1, oldest = MIN(oldest, NEW.created),
+        newest = MAX(newest, NEW.created) WHERE role = NEW.role AND model = NEW.model;
+END""",
+    """CREATE TRIGGER IF NOT EXISTS verdict_removed AFTER DELETE ON verdicts BEGIN
+    UPDATE summary SET verdicts = verdicts - 1 WHERE role = OLD.role AND model = OLD.model;
+END""",
+    f"PRAGMA user_version={SCHEMA_VERSION}",
+)
+"""Counts by role and model, kept by triggers whoever writes; filled once for an older store."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,9 +84,23 @@ class VerdictStore:
             )
             self._db.execute("PRAGMA journal_mode=WAL")
             self._db.execute("PRAGMA synchronous=NORMAL")
-            self._db.execute(_SCHEMA)
+            self._make_tables()
         except (sqlite3.Error, OSError) as error:
             raise _unusable(path, error) from error
+
+    def _make_tables(self) -> None:
+        if self._db.execute("PRAGMA user_version").fetchone()[0] >= SCHEMA_VERSION:
+            return
+        self._db.execute("BEGIN IMMEDIATE")
+        try:
+            if self._db.execute("PRAGMA user_version").fetchone()[0] < SCHEMA_VERSION:
+                for statement in (_VERDICTS, *_SUMMARY):
+                    self._db.execute(statement)
+            self._db.execute("COMMIT")
+        except sqlite3.Error:
+            if self._db.in_transaction:
+                self._db.execute("ROLLBACK")
+            raise
 
     def get_many(self, keys: Sequence[str]) -> dict[str, Any]:
         """The known answers among ``keys``."""
@@ -88,8 +124,11 @@ class VerdictStore:
                 self._db.execute("BEGIN IMMEDIATE")
                 try:
                     self._db.executemany("INSERT OR IGNORE INTO verdicts VALUES (?,?,?,?,?)", rows)
-                finally:
                     self._db.execute("COMMIT")
+                except sqlite3.Error:
+                    if self._db.in_transaction:
+                        self._db.execute("ROLLBACK")
+                    raise
         except sqlite3.Error as error:
             raise _unusable(self.path, error) from error
         return self.get_many(list(answers))
@@ -97,7 +136,9 @@ class VerdictStore:
     def counts(self) -> dict[str, int]:
         """Number of verdicts by role."""
         with self._lock:
-            rows = self._db.execute("SELECT role, COUNT(*) FROM verdicts GROUP BY role")
+            rows = self._db.execute(
+                "SELECT role, SUM(verdicts) FROM summary WHERE verdicts > 0 GROUP BY role"
+            )
             return {str(role): int(n) for role, n in rows}
 
     def close(self) -> None:
