@@ -111,7 +111,7 @@ class Rubric(Frozen):
     def model_copy(self, *, update: Mapping[str, Any] | None = None, deep: bool = False) -> Self:
         """As pydantic's, which would take the digest of the old content along."""
         copy = super().model_copy(update=update, deep=deep)
-        copy.__dict__.pop("digest", None)
+        vars(copy).pop("digest", None)
         return copy
 
     @property

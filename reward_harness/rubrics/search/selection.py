@@ -10,6 +10,7 @@ import math
 import re
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import dataclass, field
 from functools import lru_cache
 from itertools import combinations, pairwise
 
@@ -81,7 +82,8 @@ def distance(first: Rubric, second: Rubric) -> float:
     """
     a, b = _shares(first), _shares(second)
     common = np.array(
-        [[similarity(c, d) * min(wc, wd) for d, wd in b] for c, wc in a], dtype=np.float64
+        [[_similarity(c, d) * min(wc, wd) for d, wd in b.items()] for c, wc in a.items()],
+        dtype=np.float64,
     )
     rows, columns = linear_sum_assignment(common, maximize=True)
     return min(max(1.0 - float(common[rows, columns].sum()), 0.0), 1.0)
@@ -99,20 +101,36 @@ def similarity(first: Criterion, second: Criterion) -> float:
     Texts by the overlap of their words and word pairs, checks of one kind by the share of their
     parameters that are equal.
     """
+    return _similarity(_Asked.by(first), _Asked.by(second))
+
+
+@dataclass(frozen=True, slots=True)
+class _Asked:
+    """What a criterion asks, compared and cached by its digest: weight and id do not enter."""
+
+    digest: str
+    polarity: int
+    criterion: Criterion = field(compare=False, repr=False)
+
+    @classmethod
+    def by(cls, criterion: Criterion) -> _Asked:
+        return cls(criterion.grading_digest, criterion.polarity, criterion)
+
+
+@lru_cache(maxsize=1 << 16)
+def _similarity(first: _Asked, second: _Asked) -> float:
     if first.polarity != second.polarity:
         return 0.0
-    if first.grading_digest == second.grading_digest:
+    if first.digest == second.digest:
         return 1.0
-    if first.check is None or second.check is None:
-        return _overlap(_words(first), _words(second)) if first.kind == second.kind else 0.0
-    if type(first.check) is not type(second.check):
+    a, b = first.criterion.check, second.criterion.check
+    if a is None and b is None:
+        ours, theirs = _words(first.criterion), _words(second.criterion)
+        return (ours & theirs).total() / (ours | theirs).total()
+    if a is None or b is None or type(a) is not type(b):
         return 0.0
-    a, b = first.check.model_dump(mode="json"), second.check.model_dump(mode="json")
-    return sum(a[name] == b[name] for name in a) / len(a)
-
-
-def _overlap(a: Counter[str], b: Counter[str]) -> float:
-    return (a & b).total() / (a | b).total()
+    mine, other = a.model_dump(mode="json"), b.model_dump(mode="json")
+    return sum(mine[name] == other[name] for name in mine) / len(mine)
 
 
 def _words(criterion: Criterion) -> Counter[str]:
@@ -127,13 +145,13 @@ def _tokens(text: str) -> Counter[str]:
     return Counter([*words, *(f"{a} {b}" for a, b in pairwise(words))])
 
 
-def _shares(rubric: Rubric) -> list[tuple[Criterion, float]]:
-    """Each different criterion with its share of the weight; equal criteria count together."""
+def _shares(rubric: Rubric) -> dict[_Asked, float]:
+    """Each different criterion's share of the weight; equal criteria count together."""
     total = sum(c.weight for c in rubric.criteria)
     uniform = 1 / len(rubric.criteria)
-    shares: dict[tuple[str, int], tuple[Criterion, float]] = {}
+    shares: dict[_Asked, float] = {}
     for criterion in rubric.criteria:
-        key = (criterion.grading_digest, criterion.polarity)
-        _, before = shares.get(key, (criterion, 0.0))
-        shares[key] = criterion, before + (criterion.weight / total if total else uniform)
-    return list(shares.values())
+        asked = _Asked.by(criterion)
+        share = criterion.weight / total if total else uniform
+        shares[asked] = shares.get(asked, 0.0) + share
+    return shares
