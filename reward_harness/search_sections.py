@@ -10,6 +10,7 @@ from typing import Any, Literal
 from pydantic import Field, model_validator
 
 from reward_harness.manifest import Frozen
+from reward_harness.model_spec import ModelSpec
 
 Fraction = float
 
@@ -75,6 +76,9 @@ class SearchConfig(Frozen):
     mode: Literal["evolutionary", "iterative"] = "evolutionary"
     backend: Literal["auto", "openai", "local", "heuristic"] = "auto"
     endpoint: Endpoint = Endpoint()
+    local_model: ModelSpec | None = Field(
+        default=None, description="of backend local; without one, the small model of the package"
+    )
     locale: str = "en"
     scope: Literal["global_batch", "prompt_local", "shared"] = "shared"
     iterations: int = Field(default=6, ge=1)
