@@ -164,7 +164,7 @@ def _evaluator(
     run: StageRun, records: Sequence[RankedPrompt], roles: ModelRoles | None
 ) -> Evaluator:
     search, seed = run.experiment.search, run.experiment.seed
-    return evaluator_of(prompts_of(records, search, roles, seed=seed), search, roles)
+    return evaluator_of(prompts_of(records, search, roles, seed=seed), search, roles, seed=seed)
 
 
 def _choose(

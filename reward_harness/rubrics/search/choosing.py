@@ -26,23 +26,33 @@ from reward_harness.rubrics.search.state import Member
 from reward_harness.rubrics.types import Rubric
 from reward_harness.sections import SearchConfig
 
+PAIRS_A_PROMPT = 15
+"""Judged pairs of a held-out prompt: all up to six candidates, a seeded choice of more."""
 HELD_OUT = "on the validation prompts (best within one standard error)"
 IN_SAMPLE = "by the search's own objective"
 OWN_RUBRICS = f"{IN_SAMPLE}: each prompt has its own rubric, so nothing is held out"
 
 
 def evaluator_of(
-    prompts: Sequence[SearchPrompt], config: SearchConfig, roles: ModelRoles | None
+    prompts: Sequence[SearchPrompt],
+    config: SearchConfig,
+    roles: ModelRoles | None,
+    *,
+    seed: int = 0,
 ) -> Evaluator:
     """An evaluator of any prompts with a search's objective and models."""
     weights = Weights(
         config.tail_fraction, config.lambda_var, config.mu_diverse, config.pair_confidence_prior
     )
-    return Evaluator(prompts, weights, roles)
+    return Evaluator(prompts, weights, roles, seed)
 
 
 def prompts_of(
-    records: Sequence[RankedPrompt], config: SearchConfig, roles: ModelRoles | None, *, seed: int
+    records: Sequence[RankedPrompt],
+    config: SearchConfig,
+    roles: ModelRoles | None,
+    *,
+    seed: int = 0,
 ) -> list[SearchPrompt]:
     """Records as the search sees them: extracted, and with the noise that it asks for."""
     return search_prompts(
