@@ -11,6 +11,7 @@ import os
 from typing import Literal
 
 from reward_harness.errors import LLMError
+from reward_harness.model_spec import ModelSpec
 from reward_harness.sections import Endpoint, SearchConfig
 
 Backend = Literal["openai", "local", "heuristic"]
@@ -26,11 +27,19 @@ def resolve_backend(search: SearchConfig) -> Backend:
 def backend_identity(search: SearchConfig) -> str:
     """What of the backend decides results: its kind and, with an endpoint, the resolved models."""
     backend = resolve_backend(search)
+    if backend == "local":
+        spec = resolve_local_model(search)
+        return ":".join([backend, spec.source, spec.name, spec.revision or "", spec.dtype])
     if backend != "openai":
         return backend
     endpoint = resolve_endpoint(search.endpoint)
     roles = [f"{role}={model}" for role, model in sorted(endpoint.role_models.items())]
     return ":".join([backend, endpoint.model, *roles])
+
+
+def resolve_local_model(search: SearchConfig) -> ModelSpec:
+    """The model that backend ``local`` runs."""
+    return search.local_model or ModelSpec(source="package", name="smollm2-135m-instruct")
 
 
 def resolve_endpoint(endpoint: Endpoint) -> Endpoint:

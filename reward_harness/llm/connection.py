@@ -34,8 +34,9 @@ class Connection:
 
     async def post(self, content: bytes) -> httpx.Response:
         """The endpoint's whole response; an ``httpx.TransportError`` if there is none."""
-        if self._transport is None:
-            self._transport = AiohttpTransport(limits=self._limits)
+        transport = self._transport
+        if transport is None:
+            transport = self._transport = AiohttpTransport(limits=self._limits)
         request = httpx.Request(
             "POST",
             self._url,
@@ -43,7 +44,7 @@ class Connection:
             content=content,
             extensions={"timeout": self._timeout},
         )
-        response = await self._transport.handle_async_request(request)
+        response = await transport.handle_async_request(request)
         try:
             await response.aread()
         finally:

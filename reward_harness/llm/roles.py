@@ -11,11 +11,11 @@ import asyncio
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal, Protocol, TypeVar
 
 from reward_harness.hashing import canonical_json, digest_json
 from reward_harness.llm.backends import resolve_endpoint
-from reward_harness.llm.gateway import Caps, Gateway
+from reward_harness.llm.gateway import Caps, Gateway, Usage
 from reward_harness.llm.parsing import (
     ReplyError,
     parse_criteria,
@@ -33,6 +33,30 @@ MAX_CRITERIA = 8
 MAX_SAMPLES = 4
 
 
+class ChatModel(Protocol):
+    """What answers: an endpoint's ``Gateway``, or a model in this process."""
+
+    usage: Usage
+
+    def model_of(self, role: str) -> str:
+        """The model that plays ``role``."""
+        ...
+
+    def sampling(self) -> dict[str, Any]:
+        """What decides how an answer is drawn."""
+        ...
+
+    async def chat(
+        self, role: str, messages: Sequence[Mapping[str, str]], vote: int = 0
+    ) -> str | Failed:
+        """One reply's text."""
+        ...
+
+    async def aclose(self) -> None:
+        """Let go of connections or threads."""
+        ...
+
+
 @dataclass(frozen=True, slots=True)
 class Compared:
     """A pair judged in both orders: disagreement counts as a tie and is reported."""
@@ -45,7 +69,7 @@ class ModelRoles:
     """The roles on one gateway and one verdict store; implements ``grading.Grader``."""
 
     def __init__(
-        self, gateway: Gateway, store: VerdictStore, templates: Mapping[Role, Template]
+        self, gateway: ChatModel, store: VerdictStore, templates: Mapping[Role, Template]
     ) -> None:
         self.gateway = gateway
         self.store = store

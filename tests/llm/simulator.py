@@ -81,6 +81,7 @@ class Simulator:
         asyncio.set_event_loop(self._loop)
         app = web.Application()
         app.router.add_post("/v1/chat/completions", self._handle)
+        self.add_routes(app)
         self._runner = web.AppRunner(app, shutdown_timeout=0.1)
         self._loop.run_until_complete(self._runner.setup())
         site = web.TCPSite(self._runner, "127.0.0.1", 0)
@@ -89,6 +90,9 @@ class Simulator:
         self.url = f"http://127.0.0.1:{self.port}/v1"
         ready.set()
         self._loop.run_forever()
+
+    def add_routes(self, app: web.Application) -> None:
+        """Further addresses of an endpoint that extends this one."""
 
     async def _stop(self) -> None:
         self._released.set()
@@ -139,7 +143,7 @@ class Simulator:
         role = role_of(body)
         self.roles[role] += 1
         digest = hashlib.sha256(json.dumps(body, sort_keys=True).encode()).hexdigest()
-        content = self.play(role, body, digest)
+        content = self.play(role, body)
         if self._chance(f"broken{self.received}") < self.broken_rate:
             content = "I would rather describe it in prose."
         self.paid[digest] += 1
@@ -159,8 +163,10 @@ class Simulator:
     def _chance(self, name: str) -> float:
         return int.from_bytes(hashlib.sha256(name.encode()).digest()[:4], "big") / 2**32
 
-    def play(self, role: str, body: dict[str, Any], digest: str) -> str:
-        """The reply of one role, a function of the request alone."""
+    def play(self, role: str, body: dict[str, Any]) -> str:
+        """The reply of one role, a function of the question alone: a repair changes nothing."""
+        question = [body["messages"][:2], body.get("seed")]
+        digest = hashlib.sha256(json.dumps(question, sort_keys=True).encode()).hexdigest()
         user = json.loads(body["messages"][1]["content"])
         reply = getattr(self, f"_{role}")(user, int(digest[:8], 16))
         text = json.dumps(reply)
