@@ -8,9 +8,9 @@ child's place in the search), so that it can be asked at any concurrency. ``weig
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Protocol
 
 import numpy as np
@@ -26,6 +26,7 @@ from reward_harness.rubrics.catalogue import (
     rubric_of,
 )
 from reward_harness.rubrics.search.problem import SearchPrompt
+from reward_harness.rubrics.search.rounds import ask_round
 from reward_harness.rubrics.types import Criterion, Rubric
 
 BASIC = ("raise_bar", "decompose", "factual_focus", "anti_fluff", "counterexample_trigger")
@@ -98,9 +99,9 @@ class ModelDesigner:
         self, prompts: Sequence[SearchPrompt], like: Rubric | None
     ) -> list[Rubric | Failed]:
         """One rubric from each of the first few prompts."""
-        answers = await asyncio.gather(
-            *(self._roles.initialize(p.text, p.responses) for p in prompts[:MAX_INITIAL_PROMPTS])
-        )
+        first = prompts[:MAX_INITIAL_PROMPTS]
+        asks = [partial(self._roles.initialize, p.text, p.responses) for p in first]
+        answers = await ask_round(asks)
         return [a if isinstance(a, Failed) else rubric_of(a, like) for a in answers]
 
     async def child(

@@ -2,16 +2,16 @@
 
 What is asked in a round depends only on the round's rubrics and on earlier rounds, never on which
 answer comes first: so a search gives one result at any concurrency. A failed verdict is queued
-again at the end of the round, at most ``REQUEUED`` times; what still lacks one is set aside and
+again at the end of the round, a few times; what still lacks one is set aside and
 counted, nothing is ranked on it. Where a budget ends, what was paid for has been stored already.
 """
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Protocol, TypeVar
+from functools import partial
+from typing import Literal, Protocol, TypeVar
 
 import numpy as np
 
@@ -30,10 +30,11 @@ from reward_harness.rubrics.objective import (
 )
 from reward_harness.rubrics.search.matrix import GradeMatrix
 from reward_harness.rubrics.search.problem import SearchPrompt
+from reward_harness.rubrics.search.racing import Cells, candidate_order
+from reward_harness.rubrics.search.rounds import ask_round
 from reward_harness.rubrics.types import Criterion, Rubric
 
 Key = TypeVar("Key")
-REQUEUED = 5
 CRITERIA_A_REQUEST = 12
 MAX_UNSCORED_SHARE = 0.2
 """A rubric with more unscored responses than this is set aside."""
@@ -71,6 +72,7 @@ class Evaluator:
         prompts: Sequence[SearchPrompt],
         weights: Weights,
         asked: GradingJudge | None = None,
+        seed: int = 0,
     ) -> None:
         self.prompts = list(prompts)
         self.weights = weights
@@ -84,23 +86,47 @@ class Evaluator:
         ends = np.cumsum([len(p.responses) for p in prompts])
         starts = [0, *ends[:-1].tolist()]
         self.columns = [range(a, int(b)) for a, b in zip(starts, ends, strict=True)]
+        self._orders = [candidate_order(len(p.responses), seed, p.prompt_id) for p in prompts]
 
     async def prepare(
-        self, rubrics: Sequence[Rubric], prompts: Sequence[int], *, all_pairs: bool = False
+        self,
+        rubrics: Sequence[Rubric],
+        prompts: Sequence[int] | Cells,
+        *,
+        pairs: Literal["tails", "all"] | int = "tails",
     ) -> None:
         """Ask for every grade, then for every judged pair, that evaluating ``rubrics`` needs.
 
-        Pairs are those of the rubrics' tails, or all. ``LLMError`` where the endpoint refuses,
-        ``BudgetExceeded`` where a cap ends it.
+        Pairs are those of the rubrics' tails, all, or a seeded choice of so many a prompt.
+        ``LLMError`` where the endpoint refuses, ``BudgetExceeded`` where a cap ends it.
         """
-        await self._grade(rubrics, prompts)
+        cells = _cells(prompts)
+        await self.grade(rubrics, cells)
         wanted: dict[tuple[int, int, int], None] = {}
-        for index in prompts:
-            n = len(self.prompts[index].responses)
-            every = [(a, b) for a in range(n) for b in range(a + 1, n)]
-            pairs = every if all_pairs else self._tail_pairs(rubrics, index)
-            wanted.update(((index, a, b), None) for a, b in pairs)
+        for index in cells.prompts:
+            for a, b in self._pairs(rubrics, index, cells, pairs):
+                wanted[(index, a, b)] = None
         await self._compare([w for w in wanted if np.isnan(self.judged[w[0]][w[1], w[2]])])
+
+    def _pairs(
+        self,
+        rubrics: Sequence[Rubric],
+        index: int,
+        cells: Cells,
+        pairs: Literal["tails", "all"] | int,
+    ) -> list[tuple[int, int]]:
+        """Pairs (a < b) of one prompt to be judged; a number of them is spread over responses."""
+        if pairs == "tails":
+            return self._tail_pairs(rubrics, index, cells)
+        used = self._used(index, cells)
+        spread = [
+            (used[i], used[i + gap]) for gap in range(1, len(used)) for i in range(len(used) - gap)
+        ]
+        return [(min(p), max(p)) for p in (spread if pairs == "all" else spread[:pairs])]
+
+    def _used(self, index: int, cells: Cells) -> list[int]:
+        """The responses of a prompt that ``cells`` takes, in the seeded order."""
+        return list(self._orders[index][: cells.candidates])
 
     def verdicts(self) -> tuple[tuple[int, int, int, int], ...]:
         """All pairs that a model judged so far: (prompt, response, response, preference)."""
@@ -117,24 +143,32 @@ class Evaluator:
             self.judged[index][a, b] = preference
             self.judged[index][b, a] = -preference
 
-    def scores(self, rubric: Rubric, prompt: int) -> Array:
-        """Scores of one prompt's responses."""
+    def scores(self, rubric: Rubric, prompt: int, cells: Cells | None = None) -> Array:
+        """Scores of one prompt's responses; NaN for those not graded or not in ``cells``."""
         every = self._scores.get(rubric.digest)
         if every is None:
             everywhere = range(len(self.matrix.responses))
             every = self._scores[rubric.digest] = self.matrix.scores(rubric, everywhere)
-        return every[self.columns[prompt].start : self.columns[prompt].stop]
+        scores = every[self.columns[prompt].start : self.columns[prompt].stop]
+        if cells is None or cells.candidates is None:
+            return scores
+        kept = np.full_like(scores, np.nan)
+        used = self._used(prompt, cells)
+        kept[used] = scores[used]
+        return kept
 
-    def evaluate(self, rubric: Rubric, prompts: Sequence[int]) -> Evaluation:
+    def evaluate(self, rubric: Rubric, prompts: Sequence[int] | Cells) -> Evaluation:
         """The objective averaged over ``prompts``; call ``prepare`` first."""
+        cells = _cells(prompts)
         tails: list[TailScore] = []
         outcomes: list[float] = []
         unscored = total = 0
-        for index in prompts:
-            scores = self.scores(rubric, index)
-            total += len(scores)
-            unscored += int(np.isnan(scores).sum())
-            if np.count_nonzero(~np.isnan(scores)) < 2:
+        for index in cells.prompts:
+            scores = self.scores(rubric, index, cells)
+            scored = np.count_nonzero(~np.isnan(scores))
+            total += len(self._used(index, cells))
+            unscored += len(self._used(index, cells)) - scored
+            if scored < 2:
                 continue
             votes = self.matrix.vote_scores(rubric, self.columns[index])
             sources = self.prompts[index].sources
@@ -154,12 +188,18 @@ class Evaluator:
         """Right (1), tied (½) or wrong (0) for each judged pair, by prompt."""
         return {i: pair_agreement(self.scores(rubric, i), self.judged[i]) for i in prompts}
 
-    def differences(self, rubric: Rubric, prompts: Sequence[int]) -> Array:
-        """Contribution differences (P, C), preferred minus other, of all judged pairs."""
+    def differences(self, rubric: Rubric, prompts: Sequence[int] | Cells) -> Array:
+        """Contribution differences (P, C), preferred minus other, of judged and graded pairs."""
+        cells = _cells(prompts)
         rows: list[Array] = []
-        for index in prompts:
-            graded = self.matrix.contributions(rubric, self.columns[index])
-            preferred, other = np.nonzero(self.judged[index] == 1)
+        for index in cells.prompts:
+            columns = self.columns[index]
+            graded = self.matrix.contributions(rubric, columns)
+            usable = np.zeros(len(columns), dtype=bool)
+            usable[self._used(index, cells)] = True
+            usable &= self.matrix.known(rubric, columns)
+            better = (self.judged[index] == 1) & usable[:, None] & usable[None, :]
+            preferred, other = np.nonzero(better)
             rows.append((graded[:, preferred] - graded[:, other]).T)
         return np.concatenate(rows) if rows else np.zeros((0, len(rubric.criteria)))
 
@@ -169,16 +209,19 @@ class Evaluator:
         modal = max(tops.count(top) for top in set(tops)) / len(tops) if tops else 1.0
         return 1 / (1 + top_margin(self.scores(rubric, prompt))) + 2 * (1 - modal)
 
-    def _tail_pairs(self, rubrics: Sequence[Rubric], prompt: int) -> list[tuple[int, int]]:
+    def _tail_pairs(
+        self, rubrics: Sequence[Rubric], prompt: int, cells: Cells
+    ) -> list[tuple[int, int]]:
         found: dict[tuple[int, int], None] = {}
         for rubric in rubrics:
-            tail = tail_of(self.scores(rubric, prompt), self.weights.tail_fraction)
+            tail = tail_of(self.scores(rubric, prompt, cells), self.weights.tail_fraction)
             pairs = ((a, b) for i, a in enumerate(tail) for b in tail[i + 1 :])
             found.update(((min(p), max(p)), None) for p in pairs)
         return list(found)
 
-    async def _grade(self, rubrics: Sequence[Rubric], prompts: Sequence[int]) -> None:
+    async def grade(self, rubrics: Sequence[Rubric], prompts: Sequence[int] | Cells) -> None:
         """One request for each response, vote and dozen of criteria that are not graded yet."""
+        cells = _cells(prompts)
         criteria = {
             (c.grading_digest, r.votes): (c, r)
             for r in rubrics
@@ -191,8 +234,8 @@ class Evaluator:
         missing: dict[tuple[int, int], list[tuple[Criterion, Rubric]]] = {}
         for _, (criterion, rubric) in sorted(criteria.items()):
             known = self.matrix.row(criterion, rubric.votes).known
-            for index in prompts:
-                for column in self.columns[index]:
+            for index in cells.prompts:
+                for column in (self.columns[index].start + r for r in self._used(index, cells)):
                     for vote in np.nonzero(~known[:, column])[0]:
                         missing.setdefault((column, int(vote)), []).append((criterion, rubric))
         jobs = [
@@ -249,25 +292,15 @@ class Evaluator:
 
 
 async def _ask_all(jobs: Sequence[Key], ask: Callable[[Key], Awaitable[Failed | None]]) -> None:
-    """Ask all jobs concurrently, failed ones again at the end; every answer is waited for.
-
-    An ``LLMError`` is raised only when no request is in flight any more, so that nothing that was
-    paid for is lost to a cancelled sibling.
-    """
-    waiting = list(range(len(jobs)))
-    failed: dict[int, Failed] = {}
-    for _ in range(1 + REQUEUED):
-        answers = await asyncio.gather(*(ask(jobs[i]) for i in waiting), return_exceptions=True)
-        for answer in answers:
-            if isinstance(answer, BaseException):
-                raise answer
-        failed = {i: a for i, a in zip(waiting, answers, strict=True) if isinstance(a, Failed)}
-        waiting = list(failed)
-        if not waiting:
-            break
+    """Ask all jobs; ``LLMError`` if not one of them could be answered."""
+    answers = await ask_round([partial(ask, job) for job in jobs])
+    failed = [a for a in answers if isinstance(a, Failed)]
     if len(failed) == len(jobs) > 0:
-        first = next(iter(failed.values()))
-        raise LLMError(f"no verdict of {len(jobs)} could be had: {first.error}")
+        raise LLMError(f"no verdict of {len(jobs)} could be had: {failed[0].error}")
+
+
+def _cells(prompts: Sequence[int] | Cells) -> Cells:
+    return prompts if isinstance(prompts, Cells) else Cells(tuple(prompts))
 
 
 def _top(scores: Array) -> int:

@@ -1,10 +1,11 @@
 """The two algorithms, each as a pure step from one ``Unit`` to the next.
 
 ``evolutionary``: parents are chosen from the population, children are made on its hardest
-prompts, duplicates by content dropped, elites and the best survivors kept, the rest filled with
-the best children. ``iterative``: one rubric is refined on its own two top responses and replaced
-if the child is not worse; responses that were looked at are not looked at again
-(Refinement-through-Differentiation, arXiv 2509.21500) as long as two others remain.
+prompts, duplicates by content dropped, losers of the race dropped (``racing``), elites and the
+best survivors kept, the rest filled with the best children. ``iterative``: one rubric is refined
+on its own two top responses and replaced if the child is not worse; responses that were looked at
+are not looked at again (Refinement-through-Differentiation, arXiv 2509.21500) as long as two
+others remain.
 """
 
 from __future__ import annotations
@@ -17,9 +18,13 @@ import numpy as np
 
 from reward_harness.errors import LLMError
 from reward_harness.hashing import derive_seed
+from reward_harness.llm.roles import MAX_CRITERIA
 from reward_harness.rewards.base import Failed
+from reward_harness.rubrics.catalogue import rubric_of
+from reward_harness.rubrics.objective import top_margin
 from reward_harness.rubrics.search.designers import Designer
 from reward_harness.rubrics.search.evaluation import Evaluator
+from reward_harness.rubrics.search.fitting import refit, strongest
 from reward_harness.rubrics.search.hardening import SAFE_GAIN, Hardening
 from reward_harness.rubrics.search.mutation import (
     FIT_WEIGHTS,
@@ -29,12 +34,22 @@ from reward_harness.rubrics.search.mutation import (
     modes_of,
     top_two,
 )
-from reward_harness.rubrics.search.selection import choose_parents
+from reward_harness.rubrics.search.racing import PROMOTED, Cells, anchors_of
+from reward_harness.rubrics.search.schedules import (
+    MutationStats,
+    credit,
+    scheduled_modes,
+    weights_of,
+)
+from reward_harness.rubrics.search.selection import choose_parents, population_diversity
 from reward_harness.rubrics.search.state import Member, Round, Unit, archived
-from reward_harness.rubrics.types import Rubric
+from reward_harness.rubrics.types import Criterion, Rubric
 from reward_harness.sections import SearchConfig
 
 IMPROVEMENT = 1e-9
+POOL_SIZE = 64
+Newborns = Sequence[tuple[Rubric, str, str | None]]
+"""Rubrics that are not members yet, with mode and parent."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,35 +71,48 @@ async def start(bench: Bench, unit: Unit, preset: Rubric | None) -> tuple[Unit, 
     if not rubrics:
         reason = next(r.error for r in found if isinstance(r, Failed))
         raise LLMError(f"no initial rubric could be had: {reason}", where=unit.unit_id)
-    members = await _members(bench, unit, [(r, "initial", None) for r in rubrics])
-    unit = unit.model_copy(update={"initial": rubrics[0].digest, "members": _sorted(members)})
+    born: Newborns = [(r, "initial", None) for r in rubrics]
+    unit = unit.model_copy(update={"initial": rubrics[0].digest})
     if bench.config.mode == "iterative":
-        unit = unit.model_copy(update={"members": (members[0],)})
+        members = await _members(bench, unit, born[:1])
+        unit = unit.model_copy(update={"members": tuple(members)})
         return _closed(unit, members, [], 0, 0)
-    room = bench.config.population_size - len(members)
-    plans = _plans(bench, unit, room, [*_every_fit(unit)])
+    unit, members = await _admit(bench, unit, born)
+    unit = unit.model_copy(update={"members": _sorted(members)})
+    plans = _plans(bench, unit, bench.config.population_size - len(rubrics), unit.members)
     children = await _children(bench, unit, plans)
     fresh, duplicates = _distinct(children, {m.rubric.digest for m in members})
-    born = await _members(bench, unit, fresh)
-    ranked = _sorted([*members, *born])[: bench.config.population_size]
+    unit, grown = await _admit(bench, unit, fresh)
+    ranked = _sorted([*members, *grown])[: bench.config.population_size]
     unit = unit.model_copy(update={"members": ranked})
-    return _closed(unit, [*members, *born], children, duplicates, len(born))
+    return _closed(unit, [*members, *grown], children, duplicates, len(grown))
 
 
 async def evolve(bench: Bench, unit: Unit) -> tuple[Unit, Round]:
     """One generation."""
     config, before = bench.config, unit.best
     unit = unit.model_copy(update={"generation": unit.generation + 1})
-    plans = _plans(bench, unit, config.mutations_per_round, [(unit.best, FIT_WEIGHTS)])
-    children = await _children(bench, unit, plans)
+    children = await _children(
+        bench, unit, _plans(bench, unit, config.mutations_per_round, [unit.best])
+    )
     known = {m.rubric.digest for m in (*unit.members, *unit.archive)}
     fresh, duplicates = _distinct(children, known)
-    born = await _members(bench, unit, fresh)
+    unit, born = await _admit(bench, unit, fresh)
     members = survivors(unit.members, born, config)
-    accepted = len({m.rubric.digest for m in members} & {m.rubric.digest for m in born})
-    unit = unit.model_copy(update={"members": members})
-    unit = unit.model_copy(update=_progress(unit, before, config))
-    return _closed(unit, born, children, duplicates, accepted)
+    accepted = {m.rubric.digest for m in members} & {m.rubric.digest for m in born}
+    unit = unit.model_copy(
+        update={"members": members, "stats": _credited(unit, born, accepted, fresh, config)}
+    )
+    unit = unit.model_copy(update=_progress(bench, unit, before))
+    return _closed(unit, born, children, duplicates, len(accepted))
+
+
+async def recall(bench: Bench, unit: Unit) -> None:
+    """Have the grades of a resumed unit again, from the verdict store or by code."""
+    await bench.evaluator.grade([m.rubric for m in unit.members], unit.prompts)
+    if unit.pool:
+        pool = rubric_of(unit.pool, unit.members[0].rubric)
+        await bench.evaluator.grade([pool], _anchors(bench, unit) or Cells(unit.prompts))
 
 
 async def refine(bench: Bench, unit: Unit) -> tuple[Unit, Round]:
@@ -96,7 +124,7 @@ async def refine(bench: Bench, unit: Unit) -> tuple[Unit, Round]:
             unit.model_copy(update={"finished": "all responses were used"}), [], [], 0, 0
         )
     prompt, pair = chosen
-    modes = (*modes_of(bench.designer), FIT_WEIGHTS)
+    modes = (*modes_of(bench.designer), *([FIT_WEIGHTS] if bench.config.fit_weights else []))
     unit = unit.model_copy(
         update={
             "generation": unit.generation + 1,
@@ -126,38 +154,54 @@ def survivors(
     return _sorted([*kept, *_sorted(others)[:room]])
 
 
-def _progress(unit: Unit, before: Member, config: SearchConfig) -> dict[str, object]:
+def _progress(bench: Bench, unit: Unit, before: Member) -> dict[str, object]:
     """Stagnation count and, at the end, why the unit is finished."""
+    config = bench.config
     gained = (unit.best.score or 0.0) > (before.score or 0.0) + IMPROVEMENT
     stagnation = 0 if gained else unit.stagnation + 1
     finished = None
-    if stagnation >= config.stagnation_generations:
+    if _distinguished(bench, unit):
+        finished = "its best responses are told apart"
+    elif stagnation >= config.stagnation_generations:
         finished = f"no gain in {stagnation} generations"
     elif unit.generation >= config.generations:
         finished = "all generations were made"
     return {"stagnation": stagnation, "finished": finished}
 
 
-def _plans(bench: Bench, unit: Unit, count: int, fits: Sequence[tuple[Member, str]]) -> list[Plan]:
-    """``count`` children of the chosen parents, modes and hard prompts by turns, and the fits."""
+def _distinguished(bench: Bench, unit: Unit) -> bool:
+    """Scope ``prompt_local``: the judge agrees on the best response, and its margin is reached."""
+    config = bench.config
+    if config.scope != "prompt_local" or not config.stop_when_distinguished:
+        return False
+    rubric, prompt = unit.best.rubric, unit.prompts[0]
+    scores = bench.evaluator.scores(rubric, prompt)
+    pair = top_two(scores)
+    if pair is None or bench.evaluator.judged[prompt][pair] != 1:
+        return False
+    return top_margin(scores) >= config.distinguish_margin
+
+
+def _plans(bench: Bench, unit: Unit, count: int, fitted: Sequence[Member]) -> list[Plan]:
+    """``count`` children of the chosen parents, hard prompts by turns, and the fits."""
     config, rng = bench.config, _rng(bench, unit, "parents")
     parents = choose_parents(unit.members, config.mutation_parent_count, config, rng)
-    modes = modes_of(bench.designer)
     offset = unit.generation * config.mutations_per_round
+    diversity = population_diversity([m.rubric for m in unit.members])
+    known = modes_of(bench.designer)
+    generations = config.generations
+    weights = weights_of(config, known, unit.stats, unit.generation, generations, diversity)
+    modes = scheduled_modes(config, weights, count, offset, _rng(bench, unit, "modes"))
     hard = {p.rubric.digest: _hardest(bench, unit, p.rubric) for p in parents}
     plans: list[Plan] = []
-    for number in range(max(count, 0)):
+    for number, mode in enumerate(modes):
         parent = parents[number % len(parents)]
         prompts = hard[parent.rubric.digest]
         prompt = prompts[number // len(parents) % len(prompts)]
-        mode = modes[(offset + number) % len(modes)]
         plans.append(Plan(parent, mode, prompt, offset + number))
-    plans += [Plan(m, mode, unit.prompts[0], i) for i, (m, mode) in enumerate(fits)]
+    if config.fit_weights:
+        plans += [Plan(m, FIT_WEIGHTS, unit.prompts[0], i) for i, m in enumerate(fitted)]
     return plans
-
-
-def _every_fit(unit: Unit) -> list[tuple[Member, str]]:
-    return [(member, FIT_WEIGHTS) for member in unit.members]
 
 
 def _hardest(bench: Bench, unit: Unit, rubric: Rubric) -> list[int]:
@@ -212,10 +256,90 @@ def _distinct(
     return fresh, duplicates
 
 
-async def _members(
-    bench: Bench, unit: Unit, rubrics: Sequence[tuple[Rubric, str, str | None]]
-) -> list[Member]:
-    """Evaluate rubrics on the unit's prompts, all of a round at once."""
+async def _admit(bench: Bench, unit: Unit, born: Newborns) -> tuple[Unit, list[Member]]:
+    """Race the newborn and what weights fitted to them give; the winners as full members.
+
+    Without a race, or where grading costs nothing, all of them are members.
+    """
+    if bench.hardening is not None:  # checks cost no call, and weights are fitted already
+        return unit, await _members(bench, unit, born)
+    unit = unit.model_copy(update={"pool": _pooled(unit, born)})
+    anchors = _anchors(bench, unit)
+    rubrics = [rubric for rubric, _, _ in born]
+    if anchors is None:
+        await bench.evaluator.prepare(rubrics, unit.prompts)
+        return unit, await _members(
+            bench, unit, [*born, *_fits(bench, unit, born, Cells(unit.prompts))]
+        )
+    await bench.evaluator.prepare(rubrics, anchors, pairs="all")
+    entrants = [*born, *_fits(bench, unit, born, anchors)]
+    merits = {r.digest: _merit(bench, r, anchors) for r, _, _ in entrants}
+    bar = _merit(bench, unit.best.rubric, anchors) if unit.members else (-1.0, -1.0)
+    ranked = sorted(entrants, key=lambda e: (*(-m for m in merits[e[0].digest]), e[0].digest))
+    promoted = [e for e in ranked if merits[e[0].digest] > bar][:PROMOTED]
+    kept = [e for e in entrants if e[0].digest == unit.initial and e not in promoted]
+    return unit, await _members(bench, unit, [*kept, *promoted])
+
+
+def _anchors(bench: Bench, unit: Unit) -> Cells | None:
+    if not bench.config.racing or bench.hardening is not None:
+        return None
+    sizes = [len(bench.evaluator.prompts[i].responses) for i in unit.prompts]
+    return anchors_of(unit.prompts, sizes, derive_seed(bench.seed, unit.unit_id))
+
+
+def _merit(bench: Bench, rubric: Rubric, anchors: Cells) -> tuple[float, float]:
+    """Agreement with all judged pairs of the anchors, then the objective there."""
+    found = bench.evaluator.evaluate(rubric, anchors)
+    return (found.agreement or 0.0, -1.0 if found.score is None else found.score)
+
+
+def _pooled(unit: Unit, born: Newborns) -> tuple[Criterion, ...]:
+    """The latest different criteria that any rubric of the unit had."""
+    every = {
+        (c.grading_digest, c.polarity): c
+        for c in (*unit.pool, *(c for rubric, _, _ in born for c in rubric.criteria))
+    }
+    return tuple(every.values())[-POOL_SIZE:]
+
+
+def _fits(bench: Bench, unit: Unit, born: Newborns, cells: Cells) -> Newborns:
+    """Each newborn with weights fitted on ``cells``, and the best few of the pool's criteria."""
+    if not bench.config.fit_weights:
+        return []
+    evaluator = bench.evaluator
+    known = {m.rubric.digest for m in (*unit.members, *unit.archive)} | {
+        r.digest for r, _, _ in born
+    }
+    found: dict[str, tuple[Rubric, str, str | None]] = {}
+    for rubric, mode, parent in born:
+        fitted = refit(rubric, evaluator.differences(rubric, cells))
+        if fitted is not None and fitted.digest not in known:
+            found.setdefault(fitted.digest, (fitted, mode, parent))
+    like = born[0][0] if born else unit.best.rubric
+    pool = rubric_of(unit.pool, like)
+    chosen = strongest(pool, evaluator.differences(pool, cells), MAX_CRITERIA)
+    best = None if chosen is None else refit(chosen, evaluator.differences(chosen, cells))
+    if best is not None and best.digest not in known:
+        found.setdefault(best.digest, (best, FIT_WEIGHTS, None))
+    return list(found.values())
+
+
+def _credited(
+    unit: Unit, born: Sequence[Member], accepted: set[str], fresh: Newborns, config: SearchConfig
+) -> MutationStats:
+    """Outcomes by the child's own mode; a child whose fitted weights won has won."""
+    won = {(m.mode, m.parent) for m in born if m.rubric.digest in accepted}
+    stats = unit.stats
+    for _, mode, parent in fresh:
+        stats = credit(stats, mode, (mode, parent) in won, config.mutation_window_size)
+    return stats
+
+
+async def _members(bench: Bench, unit: Unit, rubrics: Newborns) -> list[Member]:
+    """Evaluate rubrics on all of the unit's prompts, all of a round at once."""
+    if not rubrics:
+        return []
     await bench.evaluator.prepare([r for r, _, _ in rubrics], unit.prompts)
     members: list[Member] = []
     for rubric, mode, parent in rubrics:

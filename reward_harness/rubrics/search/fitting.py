@@ -47,6 +47,16 @@ def fit_weights(differences: Array, limits: Array | None = None, ridge: float = 
     return np.maximum(np.asarray(found.x, dtype=np.float64), 0.0)
 
 
+def strongest(rubric: Rubric, differences: Array, count: int) -> Rubric | None:
+    """The ``count`` criteria that carry most of the fitted weight; None if none carries any."""
+    if not len(differences):
+        return None
+    weights = fit_weights(differences)
+    order = np.argsort(-weights, kind="stable")[:count]
+    kept = sorted(int(i) for i in order if weights[i] > USELESS)
+    return rubric_of([rubric.criteria[i] for i in kept], rubric) if kept else None
+
+
 def refit(rubric: Rubric, differences: Array, limits: Array | None = None) -> Rubric | None:
     """The rubric with fitted weights, negligible criteria dropped; None if nothing helps.
 

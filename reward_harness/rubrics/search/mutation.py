@@ -4,9 +4,9 @@ designer.
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 
@@ -18,6 +18,7 @@ from reward_harness.rubrics.search.designers import Context, Designer
 from reward_harness.rubrics.search.evaluation import Evaluator
 from reward_harness.rubrics.search.fitting import refit
 from reward_harness.rubrics.search.hardening import Hardening
+from reward_harness.rubrics.search.rounds import ask_round
 from reward_harness.rubrics.search.state import Member
 from reward_harness.rubrics.types import Rubric
 
@@ -67,28 +68,23 @@ async def make_children(
         limits = None if hardening is None or rubric.needs_llm else hardening.limits(rubric)
         return refit(rubric, evaluator.differences(rubric, prompts), limits)
 
-    async def one(plan: Plan) -> Child:
+    async def one(plan: Plan) -> Rubric | Failed:
         rng = np.random.default_rng(derive_seed(seed, plan.mode, plan.number))
         parent = plan.parent.rubric
         if plan.mode == WEIGHT_PERTURB:
-            return Child(plan, perturbed(parent, rng))
+            return perturbed(parent, rng)
         if plan.mode == FIT_WEIGHTS:
-            return Child(plan, fitted(parent) or Failed("no weights separate the judged pairs"))
+            return fitted(parent) or Failed("no weights separate the judged pairs")
         context = context_of(evaluator, parent, plan.prompt)
         if context is None:
-            return Child(plan, Failed("fewer than two scored responses"))
+            return Failed("fewer than two scored responses")
         made = await designer.child(parent, plan.mode, context, rng, plan.number)
         if hardening is None or isinstance(made, Failed):
-            return Child(plan, made)
-        return Child(plan, fitted(made) or made)
+            return made
+        return fitted(made) or made
 
-    answers = await asyncio.gather(*(one(plan) for plan in plans), return_exceptions=True)
-    children: list[Child] = []
-    for answer in answers:
-        if isinstance(answer, BaseException):
-            raise answer
-        children.append(answer)
-    return children
+    rubrics = await ask_round([partial(one, plan) for plan in plans])
+    return [Child(plan, rubric) for plan, rubric in zip(plans, rubrics, strict=True)]
 
 
 def context_of(

@@ -24,12 +24,10 @@ from reward_harness.llm.backends import resolve_backend
 from reward_harness.llm.event_loop import run_sync
 from reward_harness.progress import Progress
 from reward_harness.rubrics.files import SHARED
-from reward_harness.rubrics.objective import Weights
+from reward_harness.rubrics.search.choosing import evaluator_of, prompts_of
 from reward_harness.rubrics.search.designers import ModelDesigner, TemplateDesigner
-from reward_harness.rubrics.search.evaluation import Evaluator
-from reward_harness.rubrics.search.evolution import Bench, evolve, refine, start
+from reward_harness.rubrics.search.evolution import Bench, evolve, recall, refine, start
 from reward_harness.rubrics.search.hardening import Hardening
-from reward_harness.rubrics.search.problem import search_prompts
 from reward_harness.rubrics.search.state import (
     Member,
     Round,
@@ -94,12 +92,13 @@ class SearchSession:
         dataset, settings = identity(records, config, seed, around)
         self.state = state or SearchState(dataset=dataset, config=settings)
         self._before = self.state.spent
-        prompts = search_prompts(records, "labels" if self.roles is None else "model")
-        weights = Weights(
-            config.tail_fraction, config.lambda_var, config.mu_diverse, config.pair_confidence_prior
+        prompts = prompts_of(records, config, self.roles, seed=seed)
+        self.evaluator = evaluator_of(prompts, config, self.roles, seed=seed)
+        designer = (
+            TemplateDesigner()
+            if self.roles is None
+            else ModelDesigner(self.roles, semantic=config.semantic_operators)
         )
-        self.evaluator = Evaluator(prompts, weights, self.roles)
-        designer = TemplateDesigner() if self.roles is None else ModelDesigner(self.roles)
         hardening = Hardening(prompts) if self.roles is None else None
         self._bench = Bench(self.evaluator, designer, config, seed, hardening)
         self._recalled = state is None
@@ -191,7 +190,9 @@ class SearchSession:
     async def _step(self) -> None:
         if not self.state.units:
             units = self._units()
-            made = await _together([start(self._bench, u, self.around.preset) for u in units])
+            made = await _together(
+                [start(self._bench, u, self.around.preset_of(u.unit_id)) for u in units]
+            )
         else:
             await self._recall()
             advance = refine if self.config.mode == "iterative" else evolve
@@ -221,7 +222,7 @@ class SearchSession:
         self.evaluator.compared = self.state.compared
         self.evaluator.inconsistent = self.state.inconsistent
         for unit in self.state.units:
-            await self.evaluator.prepare([m.rubric for m in unit.members], unit.prompts)
+            await recall(self._bench, unit)
         self._recalled = True
 
     def _units(self) -> tuple[Unit, ...]:

@@ -14,10 +14,11 @@ from pydantic import Field, ValidationError
 
 from reward_harness.errors import SpecError
 from reward_harness.manifest import Frozen
-from reward_harness.rubrics.types import Rubric
+from reward_harness.rubrics.search.schedules import MutationStats
+from reward_harness.rubrics.types import Criterion, Rubric
 from reward_harness.store import write_atomically
 
-FORMAT = 1
+FORMAT = 2
 ARCHIVE_SIZE = 8
 
 
@@ -75,6 +76,8 @@ class Unit(Frozen):
     archive: tuple[Member, ...] = ()
     initial: str = ""
     stagnation: int = 0
+    pool: tuple[Criterion, ...] = Field(default=(), description="criteria graded on the anchors")
+    stats: MutationStats = MutationStats()
     finished: str | None = None
     used: tuple[tuple[int, int], ...] = Field(
         default=(), description="(prompt, response) that iterative refinement has looked at"
