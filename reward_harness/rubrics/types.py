@@ -83,7 +83,7 @@ class Rubric(Frozen):
 
     rubric_id: Text
     criteria: tuple[Criterion, ...] = Field(min_length=1)
-    scale: Scale = "unit_0_1"
+    scale: Scale = "likert_0_5"
     missing: Missing = "no"
     votes: int = Field(default=1, ge=1)
     metadata: dict[str, Any] = Field(default_factory=dict)

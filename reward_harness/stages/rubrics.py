@@ -20,7 +20,7 @@ from reward_harness.llm.event_loop import run_sync
 from reward_harness.llm.gateway import Caps
 from reward_harness.llm.roles import ModelRoles
 from reward_harness.manifest import Cost, Metric, Outcome
-from reward_harness.rubrics.files import SHARED, read_rubrics, write_rubrics
+from reward_harness.rubrics.files import SHARED, preset_for, write_rubrics
 from reward_harness.rubrics.heldout import Agreement, Heldout
 from reward_harness.rubrics.report import plot_agreement, population_summary, rubric_summary
 from reward_harness.rubrics.search.choosing import (
@@ -40,6 +40,7 @@ from reward_harness.rubrics.search.output import (
     read_population,
     write_json,
 )
+from reward_harness.rubrics.search.problem import search_prompts
 from reward_harness.rubrics.search.session import SearchResult, SearchSession
 from reward_harness.rubrics.search.surroundings import Surroundings, open_search_roles
 from reward_harness.rubrics.types import Rubric
@@ -101,7 +102,7 @@ def _surroundings(run: StageRun, checkpoint: Path | None) -> Surroundings:
     return Surroundings(
         cache=run.workspace.cache,
         prompts=run.workspace.prompts,
-        preset=_preset(run),
+        presets=_presets(run),
         checkpoint=checkpoint,
         caps=Caps(max_calls=None if calls is None else int(calls), max_usd=usd),
         progress=run.services.progress,
@@ -109,16 +110,22 @@ def _surroundings(run: StageRun, checkpoint: Path | None) -> Surroundings:
     )
 
 
-def _preset(run: StageRun) -> Rubric | None:
-    """The rubric that the search starts from, where the experiment names one."""
-    named = run.experiment.search.preset_rubric
-    if named is None:
-        return None
-    path = run.workspace.root / named
-    found = read_rubrics(path)
+def _presets(run: StageRun) -> dict[str, Rubric]:
+    """The rubrics that the search starts from, where the experiment names a file of them."""
+    search = run.experiment.search
+    if search.preset_rubric is None:
+        if search.initializer_strategy == "preset":
+            raise SpecError("initializer_strategy preset needs a `preset_rubric`", where="search")
+        return {}
+    path = run.workspace.root / search.preset_rubric
+    found = preset_for(path, search_prompts(_records(run, "train"), "model"), search.preset_strict)
+    if search.scope != "shared":
+        return found
     if SHARED not in found:
-        raise SpecError("a preset needs a shared rubric", where=str(path), got=sorted(found)[:6])
-    return found[SHARED]
+        raise SpecError(
+            "scope shared needs a shared preset", where=str(path), got=sorted(found)[:6]
+        )
+    return {SHARED: found[SHARED]}
 
 
 def _write_search(

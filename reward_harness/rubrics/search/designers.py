@@ -91,9 +91,13 @@ class Designer(Protocol):
 class ModelDesigner:
     """A model writes the rubrics; without ``semantic`` by the basic modes only."""
 
-    def __init__(self, roles: ModelRoles, semantic: bool = True) -> None:
+    def __init__(
+        self, roles: ModelRoles, semantic: bool = True, *, votes: int = 1, fallback: bool = False
+    ) -> None:
+        """``fallback``: where no first rubric can be read, start from the programmatic one."""
+        self._votes = votes
         self.modes = (*BASIC, *SEMANTIC) if semantic else BASIC
-        self._roles = roles
+        self._roles, self._fallback = roles, fallback
 
     async def initial(
         self, prompts: Sequence[SearchPrompt], like: Rubric | None
@@ -102,7 +106,11 @@ class ModelDesigner:
         first = prompts[:MAX_INITIAL_PROMPTS]
         asks = [partial(self._roles.initialize, p.text, p.responses) for p in first]
         answers = await ask_round(asks)
-        return [a if isinstance(a, Failed) else rubric_of(a, like) for a in answers]
+        if self._fallback and all(isinstance(a, Failed) for a in answers):
+            return [initial_rubric()]
+        made = [a if isinstance(a, Failed) else rubric_of(a, like) for a in answers]
+        chosen = {"votes": self._votes}
+        return [r if isinstance(r, Failed) else r.model_copy(update=chosen) for r in made]
 
     async def child(
         self, parent: Rubric, mode: str, context: Context, rng: np.random.Generator, number: int

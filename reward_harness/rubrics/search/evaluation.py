@@ -143,6 +143,11 @@ class Evaluator:
             self.judged[index][a, b] = preference
             self.judged[index][b, a] = -preference
 
+    def graded(self, rubric: Rubric, prompts: Sequence[int]) -> bool:
+        """Whether every grade of the rubric on ``prompts`` is known."""
+        columns = [c for index in prompts for c in self.columns[index]]
+        return bool(self.matrix.known(rubric, columns).all())
+
     def scores(self, rubric: Rubric, prompt: int, cells: Cells | None = None) -> Array:
         """Scores of one prompt's responses; NaN for those not graded or not in ``cells``."""
         every = self._scores.get(rubric.digest)

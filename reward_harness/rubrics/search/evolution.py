@@ -34,7 +34,7 @@ from reward_harness.rubrics.search.mutation import (
     modes_of,
     top_two,
 )
-from reward_harness.rubrics.search.racing import PROMOTED, Cells, anchors_of
+from reward_harness.rubrics.search.racing import PROMOTED, WORTH_GRADING, Cells, anchors_of
 from reward_harness.rubrics.search.schedules import (
     MutationStats,
     credit,
@@ -276,7 +276,10 @@ async def _admit(bench: Bench, unit: Unit, born: Newborns) -> tuple[Unit, list[M
     merits = {r.digest: _merit(bench, r, anchors) for r, _, _ in entrants}
     bar = _merit(bench, unit.best.rubric, anchors) if unit.members else (-1.0, -1.0)
     ranked = sorted(entrants, key=lambda e: (*(-m for m in merits[e[0].digest]), e[0].digest))
-    promoted = [e for e in ranked if merits[e[0].digest] > bar][:PROMOTED]
+    better = [e for e in ranked if merits[e[0].digest] > bar]
+    paid = [e for e in better if merits[e[0].digest][0] >= bar[0] + WORTH_GRADING]
+    free = [e for e in better if bench.evaluator.graded(e[0], unit.prompts)]
+    promoted = [e for e in better if e in paid or e in free][:PROMOTED]
     kept = [e for e in entrants if e[0].digest == unit.initial and e not in promoted]
     return unit, await _members(bench, unit, [*kept, *promoted])
 

@@ -20,6 +20,8 @@ PROMPT_SHARE, MIN_PROMPTS = 0.25, 8
 CANDIDATE_SHARE, MIN_CANDIDATES = 0.5, 6
 PROMOTED = 2
 """Children of a generation that may be graded on everything."""
+WORTH_GRADING = 0.02
+"""Gain in agreement on the anchors that is worth the calls; any is where none is needed."""
 
 
 @dataclass(frozen=True, slots=True)

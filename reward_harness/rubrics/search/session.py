@@ -95,9 +95,14 @@ class SearchSession:
         prompts = prompts_of(records, config, self.roles, seed=seed)
         self.evaluator = evaluator_of(prompts, config, self.roles, seed=seed)
         designer = (
-            TemplateDesigner()
+            TemplateDesigner(config.semantic_operators)
             if self.roles is None
-            else ModelDesigner(self.roles, semantic=config.semantic_operators)
+            else ModelDesigner(
+                self.roles,
+                config.semantic_operators,
+                votes=config.votes,
+                fallback=self.backend == "local",
+            )
         )
         hardening = Hardening(prompts) if self.roles is None else None
         self._bench = Bench(self.evaluator, designer, config, seed, hardening)

@@ -8,9 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from reward_harness.data.records import RankedPrompt
-from reward_harness.errors import DataError
 from reward_harness.hashing import digest_json
-from reward_harness.llm.backends import backend_identity, resolve_backend
+from reward_harness.llm.backends import backend_identity, resolve_backend, resolve_local_model
 from reward_harness.llm.gateway import Caps
 from reward_harness.llm.roles import ModelRoles, open_roles
 from reward_harness.llm.verdicts import STORE_NAME
@@ -20,6 +19,7 @@ from reward_harness.rubrics.search.problem import dataset_digest
 from reward_harness.rubrics.search.state import Spent
 from reward_harness.rubrics.types import Rubric
 from reward_harness.sections import SearchConfig
+from reward_harness.workspace import Workspace
 
 OPERATIONAL = {"max_calls", "max_tokens", "max_usd"}
 OPERATIONAL_ENDPOINT = {
@@ -85,12 +85,14 @@ def open_search_roles(
     backend = resolve_backend(config)
     if backend == "heuristic":
         return None
-    if backend == "local":
-        raise DataError("no model in this process can search", fix="Use openai or heuristic.")
     templates = load_templates(around.prompts, config.locale)
-    return open_roles(
-        config.endpoint, templates, around.store, left_to_spend(config, around, spent)
-    )
+    caps = left_to_spend(config, around, spent)
+    if backend == "local":
+        from reward_harness.llm.local import open_local_roles
+
+        models = around.cache or Workspace.discover().cache
+        return open_local_roles(resolve_local_model(config), templates, around.store, models, caps)
+    return open_roles(config.endpoint, templates, around.store, caps)
 
 
 def left_to_spend(config: SearchConfig, around: Surroundings, spent: Spent | None) -> Caps:
@@ -98,9 +100,13 @@ def left_to_spend(config: SearchConfig, around: Surroundings, spent: Spent | Non
     before = spent or Spent()
     calls = None if config.max_calls is None else max(config.max_calls - before.calls, 0)
     usd = None if config.max_usd is None else max(config.max_usd - (before.usd or 0.0), 0.0)
+    used = before.prompt_tokens + before.completion_tokens
+    tokens = None if config.max_tokens is None else max(config.max_tokens - used, 0)
+    given = around.caps
     return Caps(
-        max_calls=min((n for n in (around.caps.max_calls, calls) if n is not None), default=None),
-        max_usd=min((n for n in (around.caps.max_usd, usd) if n is not None), default=None),
+        max_calls=min((n for n in (given.max_calls, calls) if n is not None), default=None),
+        max_usd=min((n for n in (given.max_usd, usd) if n is not None), default=None),
+        max_tokens=min((n for n in (given.max_tokens, tokens) if n is not None), default=None),
     )
 
 
