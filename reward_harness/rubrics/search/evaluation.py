@@ -143,11 +143,6 @@ class Evaluator:
             self.judged[index][a, b] = preference
             self.judged[index][b, a] = -preference
 
-    def graded(self, rubric: Rubric, prompts: Sequence[int]) -> bool:
-        """Whether every grade of the rubric on ``prompts`` is known."""
-        columns = [c for index in prompts for c in self.columns[index]]
-        return bool(self.matrix.known(rubric, columns).all())
-
     def scores(self, rubric: Rubric, prompt: int, cells: Cells | None = None) -> Array:
         """Scores of one prompt's responses; NaN for those not graded or not in ``cells``."""
         every = self._scores.get(rubric.digest)
@@ -170,7 +165,7 @@ class Evaluator:
         unscored = total = 0
         for index in cells.prompts:
             scores = self.scores(rubric, index, cells)
-            scored = np.count_nonzero(~np.isnan(scores))
+            scored = int(np.count_nonzero(~np.isnan(scores)))
             total += len(self._used(index, cells))
             unscored += len(self._used(index, cells)) - scored
             if scored < 2:

@@ -12,20 +12,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import numpy as np
 
 from reward_harness.errors import LLMError
 from reward_harness.hashing import derive_seed
-from reward_harness.llm.roles import MAX_CRITERIA
 from reward_harness.rewards.base import Failed
 from reward_harness.rubrics.catalogue import rubric_of
 from reward_harness.rubrics.objective import top_margin
-from reward_harness.rubrics.search.designers import Designer
-from reward_harness.rubrics.search.evaluation import Evaluator
-from reward_harness.rubrics.search.fitting import refit, strongest
-from reward_harness.rubrics.search.hardening import SAFE_GAIN, Hardening
+from reward_harness.rubrics.search.admission import Bench, Newborns, admit, anchors, full_members
 from reward_harness.rubrics.search.mutation import (
     FIT_WEIGHTS,
     Child,
@@ -34,7 +29,7 @@ from reward_harness.rubrics.search.mutation import (
     modes_of,
     top_two,
 )
-from reward_harness.rubrics.search.racing import PROMOTED, WORTH_GRADING, Cells, anchors_of
+from reward_harness.rubrics.search.racing import Cells
 from reward_harness.rubrics.search.schedules import (
     MutationStats,
     credit,
@@ -43,24 +38,10 @@ from reward_harness.rubrics.search.schedules import (
 )
 from reward_harness.rubrics.search.selection import choose_parents, population_diversity
 from reward_harness.rubrics.search.state import Member, Round, Unit, archived
-from reward_harness.rubrics.types import Criterion, Rubric
+from reward_harness.rubrics.types import Rubric
 from reward_harness.sections import SearchConfig
 
 IMPROVEMENT = 1e-9
-POOL_SIZE = 64
-Newborns = Sequence[tuple[Rubric, str, str | None]]
-"""Rubrics that are not members yet, with mode and parent."""
-
-
-@dataclass(frozen=True, slots=True)
-class Bench:
-    """What every step of a search works with."""
-
-    evaluator: Evaluator
-    designer: Designer
-    config: SearchConfig
-    seed: int
-    hardening: Hardening | None = None
 
 
 async def start(bench: Bench, unit: Unit, preset: Rubric | None) -> tuple[Unit, Round]:
@@ -74,15 +55,15 @@ async def start(bench: Bench, unit: Unit, preset: Rubric | None) -> tuple[Unit, 
     born: Newborns = [(r, "initial", None) for r in rubrics]
     unit = unit.model_copy(update={"initial": rubrics[0].digest})
     if bench.config.mode == "iterative":
-        members = await _members(bench, unit, born[:1])
+        members = await full_members(bench, unit, born[:1])
         unit = unit.model_copy(update={"members": tuple(members)})
         return _closed(unit, members, [], 0, 0)
-    unit, members = await _admit(bench, unit, born)
+    unit, members = await admit(bench, unit, born)
     unit = unit.model_copy(update={"members": _sorted(members)})
     plans = _plans(bench, unit, bench.config.population_size - len(rubrics), unit.members)
     children = await _children(bench, unit, plans)
     fresh, duplicates = _distinct(children, {m.rubric.digest for m in members})
-    unit, grown = await _admit(bench, unit, fresh)
+    unit, grown = await admit(bench, unit, fresh)
     ranked = _sorted([*members, *grown])[: bench.config.population_size]
     unit = unit.model_copy(update={"members": ranked})
     return _closed(unit, [*members, *grown], children, duplicates, len(grown))
@@ -97,7 +78,7 @@ async def evolve(bench: Bench, unit: Unit) -> tuple[Unit, Round]:
     )
     known = {m.rubric.digest for m in (*unit.members, *unit.archive)}
     fresh, duplicates = _distinct(children, known)
-    unit, born = await _admit(bench, unit, fresh)
+    unit, born = await admit(bench, unit, fresh)
     members = survivors(unit.members, born, config)
     accepted = {m.rubric.digest for m in members} & {m.rubric.digest for m in born}
     unit = unit.model_copy(
@@ -112,7 +93,7 @@ async def recall(bench: Bench, unit: Unit) -> None:
     await bench.evaluator.grade([m.rubric for m in unit.members], unit.prompts)
     if unit.pool:
         pool = rubric_of(unit.pool, unit.members[0].rubric)
-        await bench.evaluator.grade([pool], _anchors(bench, unit) or Cells(unit.prompts))
+        await bench.evaluator.grade([pool], anchors(bench, unit) or Cells(unit.prompts))
 
 
 async def refine(bench: Bench, unit: Unit) -> tuple[Unit, Round]:
@@ -134,7 +115,7 @@ async def refine(bench: Bench, unit: Unit) -> tuple[Unit, Round]:
     plan = Plan(current, modes[(unit.generation - 1) % len(modes)], prompt, unit.generation)
     children = await _children(bench, unit, [plan])
     fresh, duplicates = _distinct(children, {current.rubric.digest})
-    born = await _members(bench, unit, fresh)
+    born = await full_members(bench, unit, fresh)
     better = [m for m in born if m.score is not None and m.score >= (current.score or 0.0)]
     unit = unit.model_copy(update={"members": (better[0] if better else current,)})
     if unit.generation >= bench.config.iterations:
@@ -233,13 +214,6 @@ async def _children(bench: Bench, unit: Unit, plans: Sequence[Plan]) -> list[Chi
     )
 
 
-def _is_safe(bench: Bench, rubric: Rubric) -> bool:
-    """Model-graded rubrics are not attacked here: each attack would cost calls."""
-    if bench.hardening is None or rubric.needs_llm:
-        return True
-    return bench.hardening.gain(rubric) <= SAFE_GAIN
-
-
 def _distinct(
     children: Sequence[Child], known: set[str]
 ) -> tuple[list[tuple[Rubric, str, str | None]], int]:
@@ -256,78 +230,6 @@ def _distinct(
     return fresh, duplicates
 
 
-async def _admit(bench: Bench, unit: Unit, born: Newborns) -> tuple[Unit, list[Member]]:
-    """Race the newborn and what weights fitted to them give; the winners as full members.
-
-    Without a race, or where grading costs nothing, all of them are members.
-    """
-    if bench.hardening is not None:  # checks cost no call, and weights are fitted already
-        return unit, await _members(bench, unit, born)
-    unit = unit.model_copy(update={"pool": _pooled(unit, born)})
-    anchors = _anchors(bench, unit)
-    rubrics = [rubric for rubric, _, _ in born]
-    if anchors is None:
-        await bench.evaluator.prepare(rubrics, unit.prompts)
-        return unit, await _members(
-            bench, unit, [*born, *_fits(bench, unit, born, Cells(unit.prompts))]
-        )
-    await bench.evaluator.prepare(rubrics, anchors, pairs="all")
-    entrants = [*born, *_fits(bench, unit, born, anchors)]
-    merits = {r.digest: _merit(bench, r, anchors) for r, _, _ in entrants}
-    bar = _merit(bench, unit.best.rubric, anchors) if unit.members else (-1.0, -1.0)
-    ranked = sorted(entrants, key=lambda e: (*(-m for m in merits[e[0].digest]), e[0].digest))
-    better = [e for e in ranked if merits[e[0].digest] > bar]
-    paid = [e for e in better if merits[e[0].digest][0] >= bar[0] + WORTH_GRADING]
-    free = [e for e in better if bench.evaluator.graded(e[0], unit.prompts)]
-    promoted = [e for e in better if e in paid or e in free][:PROMOTED]
-    kept = [e for e in entrants if e[0].digest == unit.initial and e not in promoted]
-    return unit, await _members(bench, unit, [*kept, *promoted])
-
-
-def _anchors(bench: Bench, unit: Unit) -> Cells | None:
-    if not bench.config.racing or bench.hardening is not None:
-        return None
-    sizes = [len(bench.evaluator.prompts[i].responses) for i in unit.prompts]
-    return anchors_of(unit.prompts, sizes, derive_seed(bench.seed, unit.unit_id))
-
-
-def _merit(bench: Bench, rubric: Rubric, anchors: Cells) -> tuple[float, float]:
-    """Agreement with all judged pairs of the anchors, then the objective there."""
-    found = bench.evaluator.evaluate(rubric, anchors)
-    return (found.agreement or 0.0, -1.0 if found.score is None else found.score)
-
-
-def _pooled(unit: Unit, born: Newborns) -> tuple[Criterion, ...]:
-    """The latest different criteria that any rubric of the unit had."""
-    every = {
-        (c.grading_digest, c.polarity): c
-        for c in (*unit.pool, *(c for rubric, _, _ in born for c in rubric.criteria))
-    }
-    return tuple(every.values())[-POOL_SIZE:]
-
-
-def _fits(bench: Bench, unit: Unit, born: Newborns, cells: Cells) -> Newborns:
-    """Each newborn with weights fitted on ``cells``, and the best few of the pool's criteria."""
-    if not bench.config.fit_weights:
-        return []
-    evaluator = bench.evaluator
-    known = {m.rubric.digest for m in (*unit.members, *unit.archive)} | {
-        r.digest for r, _, _ in born
-    }
-    found: dict[str, tuple[Rubric, str, str | None]] = {}
-    for rubric, mode, parent in born:
-        fitted = refit(rubric, evaluator.differences(rubric, cells))
-        if fitted is not None and fitted.digest not in known:
-            found.setdefault(fitted.digest, (fitted, mode, parent))
-    like = born[0][0] if born else unit.best.rubric
-    pool = rubric_of(unit.pool, like)
-    chosen = strongest(pool, evaluator.differences(pool, cells), MAX_CRITERIA)
-    best = None if chosen is None else refit(chosen, evaluator.differences(chosen, cells))
-    if best is not None and best.digest not in known:
-        found.setdefault(best.digest, (best, FIT_WEIGHTS, None))
-    return list(found.values())
-
-
 def _credited(
     unit: Unit, born: Sequence[Member], accepted: set[str], fresh: Newborns, config: SearchConfig
 ) -> MutationStats:
@@ -337,32 +239,6 @@ def _credited(
     for _, mode, parent in fresh:
         stats = credit(stats, mode, (mode, parent) in won, config.mutation_window_size)
     return stats
-
-
-async def _members(bench: Bench, unit: Unit, rubrics: Newborns) -> list[Member]:
-    """Evaluate rubrics on all of the unit's prompts, all of a round at once."""
-    if not rubrics:
-        return []
-    await bench.evaluator.prepare([r for r, _, _ in rubrics], unit.prompts)
-    members: list[Member] = []
-    for rubric, mode, parent in rubrics:
-        found = bench.evaluator.evaluate(rubric, unit.prompts)
-        members.append(
-            Member(
-                rubric=rubric,
-                score=found.score,
-                agreement=found.agreement,
-                tail_acc=found.tail_acc,
-                diverse_tail_acc=found.diverse_tail_acc,
-                tail_var=found.tail_var,
-                unscored=found.unscored,
-                safe=_is_safe(bench, rubric),
-                mode=mode,
-                parent=parent,
-                born=unit.generation,
-            )
-        )
-    return members
 
 
 def _closed(

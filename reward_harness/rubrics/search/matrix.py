@@ -78,7 +78,8 @@ class GradeMatrix:
         """(N',): whether every criterion was graded."""
         index = np.asarray(columns, dtype=np.int64)
         rows = [self.row(c, rubric.votes) for c in rubric.criteria]
-        return np.stack([row.known[:, index].all(axis=0) for row in rows]).all(axis=0)
+        every: Mask = np.concatenate([row.known[:, index] for row in rows])
+        return np.logical_and.reduce(every, axis=0)
 
     def contributions(self, rubric: Rubric, columns: Sequence[int]) -> Array:
         """What each criterion (C, N') adds a unit of weight for: g, or 1 − g for polarity −1."""

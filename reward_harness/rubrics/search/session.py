@@ -24,9 +24,10 @@ from reward_harness.llm.backends import resolve_backend
 from reward_harness.llm.event_loop import run_sync
 from reward_harness.progress import Progress
 from reward_harness.rubrics.files import SHARED
+from reward_harness.rubrics.search.admission import Bench
 from reward_harness.rubrics.search.choosing import evaluator_of, prompts_of
 from reward_harness.rubrics.search.designers import ModelDesigner, TemplateDesigner
-from reward_harness.rubrics.search.evolution import Bench, evolve, recall, refine, start
+from reward_harness.rubrics.search.evolution import evolve, recall, refine, start
 from reward_harness.rubrics.search.hardening import Hardening
 from reward_harness.rubrics.search.state import (
     Member,
