@@ -36,6 +36,9 @@ Format = Literal["own", "paper", "open-instruct", "verifiers"]
 Named = tuple[str, Rubric]
 Weight = Annotated[float, Field(strict=True, allow_inf_nan=False)]
 
+DEFAULT_SCALE: Scale = Rubric.model_fields["scale"].default
+"""Formats that name no scale mean this one."""
+
 CHOICES: dict[Scale, tuple[str, ...]] = {
     "binary": ("no", "yes"),
     "likert_1_5": ("1", "2", "3", "4", "5"),
@@ -151,7 +154,7 @@ def losses(rubric: Rubric, format: Format) -> list[str]:
         for name in ("check_points", "positive_examples", "negative_examples")
         if any(getattr(c, name) for c in rubric.criteria)
     ]
-    if format != "verifiers" and rubric.scale != "unit_0_1":
+    if format != "verifiers" and rubric.scale != DEFAULT_SCALE:
         lost.append(f"scale {rubric.scale}")
     if rubric.missing != "no":
         lost.append(f"missing {rubric.missing}")
@@ -173,7 +176,7 @@ def refuse_checks(name: str, rubric: Rubric, format: Format) -> None:
 
 def _signed(items: Sequence[tuple[str, float]]) -> Rubric:
     criteria = [_criterion(text, w, f"c{i}") for i, (text, w) in enumerate(items, 1)]
-    return _rubric(criteria, "unit_0_1")
+    return _rubric(criteria, DEFAULT_SCALE)
 
 
 def _rubric(criteria: Sequence[Criterion], scale: Scale) -> Rubric:

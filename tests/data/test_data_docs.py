@@ -52,6 +52,7 @@ def test_the_data_page_names_every_reader_and_every_field_of_a_source() -> None:
 SECTIONS: dict[str, type[Frozen]] = {
     "search": sections.SearchConfig,
     "search.endpoint": sections.Endpoint,
+    "search.extract": sections.Extraction,
     "reward_model": sections.RewardModelSection,
     "reward_model.gates": sections.GateThresholds,
     "reward_model.bt": sections.BTSection,
