@@ -45,6 +45,8 @@ format: setup ## let ruff rewrite what it can
 
 bench: setup ## measure start-up, graph overhead and search; results in benchmarks/results/
 	$(BIN)/python -m benchmarks.graph
+	$(BIN)/python -m benchmarks.gateway
+	$(BIN)/python -m benchmarks.search
 
 lock: ## resolve pyproject.toml again and rewrite requirements.lock
 	rm -rf build/lock && $(PYTHON) -m venv build/lock
