@@ -4,9 +4,9 @@
 
 serves it as an OpenAI-compatible endpoint in a process of its own and prints its address; ``GET
 /stats`` tells what was asked. Responses carry some of forty feature words. The hidden rubric
-weighs five of them, the other 35 are decoys; the judge prefers what it weighs more, and answers
+weighs four of them, the other 36 are decoys; the judge prefers what it weighs more, and answers
 the other way round for a share ``noise`` of its requests. A criterion "mentions WORD" holds where
-the word occurs. Of all words that the designers propose, one in five at most is a true one.
+the word occurs. Of the words that the designers propose, at most one in five is a true one.
 """
 
 from __future__ import annotations
@@ -30,9 +30,9 @@ FEATURES = tuple(
     acorn birch cobalt drift elm fjord glacier heron ivory juniper krill lotus mango nutmeg
     """.split()  # noqa: SIM905
 )
-TRUE_FEATURES = 5
+TRUE_FEATURES = 4
 PRESENT = 0.4
-TRUE_SHARE = 0.2
+TRUE_EVERY = 5
 
 
 def hidden_weights(seed: int) -> dict[str, float]:
@@ -104,6 +104,7 @@ class HiddenRubric(Simulator):
     seed: int = 1
     noise: float = 0.0
     rounds: int = 0
+    inspired: bool = False
     named: dict[str, int] = field(default_factory=lambda: {"all": 0, "true": 0})
 
     def __post_init__(self) -> None:
@@ -148,14 +149,17 @@ class HiddenRubric(Simulator):
             grades = {name: grade / 5 for name, grade in grades.items()}
         return {"reason": "looked", "grades": grades}
 
+    def play(self, role: str, body: dict[str, Any]) -> str:
+        """The reply of one role; every fifth proposal of a search names a true feature."""
+        self.inspired = role == "proposer" and body.get("seed", 0) % TRUE_EVERY == 0
+        return super().play(role, body)
+
     def _word(self, draw: int) -> str:
-        """A word that a designer comes up with; true ones one time in five."""
-        rng = np.random.default_rng([self.seed, 3, draw])
-        true = rng.random() < TRUE_SHARE
+        """A word that a designer comes up with."""
         self.named["all"] += 1
-        self.named["true"] += true
-        words = sorted(self.weights) if true else self.decoys
-        return words[int(rng.integers(len(words)))]
+        self.named["true"] += self.inspired
+        words = sorted(self.weights) if self.inspired else self.decoys
+        return words[int(np.random.default_rng([self.seed, 3, draw]).integers(len(words)))]
 
     def _initializer(self, user: dict[str, Any], seed: int) -> dict[str, Any]:
         words = dict.fromkeys(self._word(seed + i) for i in range(2))
