@@ -21,12 +21,11 @@ import dagster as dg
 from harness_assets.graph import LEADERBOARD, SECTION_KEYS, stage_key
 from harness_jobs.definitions import job_named
 from harness_jobs.display import RunDisplay
-from harness_jobs.recovery import close_killed_runs, owner_tag
+from harness_jobs.recovery import owner_tag
 from harness_jobs.registry import (
-    add_partition,
-    changed_shared_inputs,
     read_experiments,
     recorded_version,
+    registered_instance,
     sections_changed,
 )
 from reward_harness.errors import HarnessError, SpecError
@@ -82,11 +81,7 @@ def launch(key: str, named: Sequence[str]) -> int:
             where=key,
             fix="Set `status: active` in its file to run it again.",
         )
-    with dg.DagsterInstance.get() as instance:
-        close_killed_runs(instance)
-        add_partition(instance, key)
-        for change in changed_shared_inputs(instance, workspace):
-            instance.report_runless_asset_event(change)
+    with registered_instance(workspace, [key]) as instance:
         keys = plan(instance, workspace, spec, named)
         display = RunDisplay(spec, select_stages(spec, named), {k.path[-1] for k in keys})
         if not keys:
@@ -142,13 +137,9 @@ def register_all() -> int:
     found = read_experiments(workspace)
     for problem in found.problems:
         sys.stderr.write(f"warning: {problem}\n")
-    with dg.DagsterInstance.get() as instance:
-        for spec in found.specs:
-            if spec.status == "active":
-                add_partition(instance, spec.key)
-        for change in changed_shared_inputs(instance, workspace):
-            instance.report_runless_asset_event(change)
-    return 0
+    active = [spec.key for spec in found.specs if spec.status == "active"]
+    with registered_instance(workspace, active):
+        return 0
 
 
 def reconstruct_job(name: str) -> dg.JobDefinition:

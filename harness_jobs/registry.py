@@ -2,18 +2,22 @@
 shared inputs are reported.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import dagster as dg
 
 from harness_assets.graph import DATA_SOURCES, EXPERIMENTS, PROMPT_TEMPLATES, section_key
+from harness_jobs.recovery import close_killed_runs
 from reward_harness.errors import SpecError
 from reward_harness.hashing import digest_tree
+from reward_harness.locking import file_lock
 from reward_harness.spec import ExperimentSpec, experiment_keys, read_experiment
 from reward_harness.workspace import Workspace
 
 DATA_VERSION_TAG = "dagster/data_version"
+LOCK_NAME = ".opening.lock"
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,6 +38,26 @@ def read_experiments(workspace: Workspace) -> Experiments:
         except SpecError as error:
             problems.append(str(error))
     return Experiments(tuple(specs), tuple(problems))
+
+
+@contextmanager
+def registered_instance(
+    workspace: Workspace, experiments: Iterable[str]
+) -> Iterator[dg.DagsterInstance]:
+    """The Dagster instance, told of these experiments and of the shared inputs' versions.
+
+    One process at a time: Dagster creates its tables, and adds partitions, without a lock, so that
+    of two first launches at once one would fail.
+    """
+    with file_lock(workspace.dagster_home / LOCK_NAME):
+        instance = dg.DagsterInstance.get()
+        close_killed_runs(instance)
+        for key in experiments:
+            add_partition(instance, key)
+        for change in changed_shared_inputs(instance, workspace):
+            instance.report_runless_asset_event(change)
+    with instance:
+        yield instance
 
 
 def add_partition(instance: dg.DagsterInstance, key: str) -> None:

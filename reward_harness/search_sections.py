@@ -70,6 +70,13 @@ class Extraction(Frozen):
         return self
 
 
+class GradedParts(Frozen):
+    """Which part of a prompt and of a response graders see."""
+
+    prompt: Extraction = Extraction()
+    response: Extraction = Extraction()
+
+
 class SearchConfig(Frozen):
     """How rubrics are searched (rubric-search spec); defaults are the original method's."""
 

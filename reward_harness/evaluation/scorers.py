@@ -8,7 +8,9 @@ from reward_harness.rewards.load import load_rm
 from reward_harness.rewards.programmatic import ProgrammaticRM
 from reward_harness.rewards.rubric import RubricRM
 from reward_harness.rm.artifact import read_artifact
+from reward_harness.rubrics.extraction import GRADED_PARTS_NAME
 from reward_harness.rubrics.files import read_rubrics
+from reward_harness.search_sections import GradedParts
 from reward_harness.store import Artifact
 
 LABELS = {"rubric": "Searched rubric", "classifier": "Bradley–Terry classifier"}
@@ -32,11 +34,16 @@ def rubric_scorer(artifact: Artifact) -> Scorer | None:
     rubrics = read_rubrics(artifact.file("rubric.json"))
     if any(rubric.needs_llm for rubric in rubrics.values()):
         return None
-    return Scorer("rubric", LABELS["rubric"], RubricRM(rubrics), artifact.digest)
+    graded = GradedParts.model_validate_json(artifact.file(GRADED_PARTS_NAME).read_bytes())
+    rm = RubricRM(rubrics, graded=graded)
+    return Scorer("rubric", LABELS["rubric"], rm, artifact.digest)
 
 
 def second_opinions(
-    served: Scorer, classifier: Artifact | None, rubric: Artifact | None, device: str
+    served: Scorer,
+    classifier: Artifact | None,
+    rubric: Artifact | None,
+    device: str,
 ) -> list[Scorer]:
     """The other trained reward of the experiment, where it has one; never the served one again."""
     if served.name != "classifier" and classifier is not None:

@@ -46,8 +46,13 @@ def load_rm(
     artifact = read_artifact(path)
     digest = verified_digest(path, artifact)
     if isinstance(artifact.runtime_snapshot, RubricRuntime):
-        grader = _grader(artifact, artifact.runtime_snapshot, cache, api_key_env)
-        rm: BaseRM = RubricRM(artifact.rubric, grader, artifact.prompt_ids)
+        runtime = artifact.runtime_snapshot
+        rm: BaseRM = RubricRM(
+            artifact.rubric,
+            _grader(artifact, runtime, cache, api_key_env),
+            artifact.prompt_ids,
+            graded=runtime.graded,
+        )
     else:
         scaling = artifact.normalization
         normalization = Normalization(scaling.mean, scaling.std)
@@ -62,6 +67,14 @@ def _grader(
     """The grader of the runtime snapshot, whatever the environment would choose now."""
     if not any(rubric.needs_llm for rubric in artifact.rubric.values()):
         return None
+    cache = cache or Workspace.discover().cache
+    if runtime.local_model is not None and runtime.verifier is not None:
+        from reward_harness.llm.local import open_local_roles
+        from reward_harness.llm.verdicts import STORE_NAME
+
+        return open_local_roles(
+            runtime.local_model, {"verifier": runtime.verifier}, cache / STORE_NAME, cache
+        )
     if runtime.endpoint is None or runtime.verifier is None:
         raise ArtifactError(
             "model-graded criteria, but the runtime snapshot names no endpoint and template",
@@ -74,5 +87,5 @@ def _grader(
 
     named = {"api_key_env": api_key_env} if api_key_env else {}
     gateway = Gateway(runtime.endpoint.model_copy(update=named))
-    store = VerdictStore((cache or Workspace.discover().cache) / STORE_NAME)
+    store = VerdictStore(cache / STORE_NAME)
     return ModelRoles(gateway, store, {"verifier": runtime.verifier})

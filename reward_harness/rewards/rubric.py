@@ -25,9 +25,11 @@ from reward_harness.rewards.base import (
     finite,
     invalid,
 )
+from reward_harness.rubrics.extraction import WHOLE_TEXTS, extract
 from reward_harness.rubrics.files import SHARED
 from reward_harness.rubrics.grading import Grader, grade_batch, grade_response, prompt_text
 from reward_harness.rubrics.types import Rubric
+from reward_harness.search_sections import GradedParts
 
 
 class RubricRM(BaseRM):
@@ -38,6 +40,7 @@ class RubricRM(BaseRM):
         grader: needed exactly where a rubric has model-graded criteria.
         prompt_ids: ``{prompt_key(prompt): prompt_id}``, so that a prompt is recognised by its
         content.
+        graded: which part of prompt and response is graded.
     """
 
     def __init__(
@@ -45,6 +48,8 @@ class RubricRM(BaseRM):
         rubrics: Mapping[str, Rubric],
         grader: Grader | None = None,
         prompt_ids: Mapping[str, str] | None = None,
+        *,
+        graded: GradedParts = WHOLE_TEXTS,
     ) -> None:
         if grader is None and any(rubric.needs_llm for rubric in rubrics.values()):
             raise ArtifactError(
@@ -54,6 +59,7 @@ class RubricRM(BaseRM):
         self.rubrics = dict(rubrics)
         self.grader = grader
         self.prompt_ids = dict(prompt_ids or {})
+        self.graded = graded
         self.pace = "instant" if grader is None else "waiting"
 
     def score_batch_results(
@@ -73,7 +79,7 @@ class RubricRM(BaseRM):
             else:
                 by_rubric.setdefault(chosen, []).append(number)
         for name, numbers in by_rubric.items():
-            texts = [_texts(items[number].conversation) for number in numbers]
+            texts = [self._texts(items[number].conversation) for number in numbers]
             graded = grade_batch(self.rubrics[name], texts, self.grader)
             for number, result in zip(numbers, graded, strict=True):
                 results[number] = _with_rubric(result, name)
@@ -87,11 +93,17 @@ class RubricRM(BaseRM):
         if isinstance(chosen, Failed):
             result: ScoreResult = chosen
         else:
-            prompt, response = _texts(messages)
+            prompt, response = self._texts(messages)
             graded = await grade_response(self.rubrics[chosen], prompt, response, self.grader)
             result = _with_rubric(graded, chosen)
         scored = self.require(result)
         return (scored.value, self.details(scored)) if return_details else scored.value
+
+    def _texts(self, conversation: Conversation) -> tuple[str, str]:
+        """What graders see: the prompt as one text, and the response, extracted."""
+        prompt = prompt_text(conversation[:-1]) if len(conversation) > 1 else ""
+        response = conversation[-1]["content"]
+        return extract(self.graded.prompt, prompt), extract(self.graded.response, response)
 
     def close(self) -> None:
         """Close the grader's connections and store, if it has any."""
@@ -108,13 +120,6 @@ class RubricRM(BaseRM):
             return SHARED
         named = f"prompt {item.prompt_id!r}" if item.prompt_id else "this prompt"
         return Failed(f"no rubric for {named}, and no shared rubric", code=PROMPT_NOT_FOUND)
-
-
-def _texts(conversation: Conversation) -> tuple[str, str]:
-    """What graders see: the prompt as one text, and the response."""
-    return prompt_text(conversation[:-1]) if len(conversation) > 1 else "", conversation[-1][
-        "content"
-    ]
 
 
 def _key(conversation: Conversation) -> str:

@@ -18,8 +18,10 @@ from pydantic import Field, ValidationError
 from reward_harness.errors import ArtifactError
 from reward_harness.hashing import digest_file, digest_json
 from reward_harness.manifest import MANIFEST_NAME, Frozen, Gate, Manifest, outputs_digest
+from reward_harness.model_spec import ModelSpec
 from reward_harness.prompts import Template
 from reward_harness.rubrics.types import Rubric
+from reward_harness.search_sections import GradedParts
 from reward_harness.sections import Endpoint
 from reward_harness.store import GATES_NAME
 
@@ -76,7 +78,8 @@ class RubricRuntime(Frozen):
     endpoint: Endpoint | None
     votes: int
     seed: int
-    extraction: Literal["identity"] = "identity"
+    graded: GradedParts = GradedParts()
+    local_model: ModelSpec | None = None
     verifier: Template | None = None
 
 

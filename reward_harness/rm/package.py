@@ -10,7 +10,7 @@ from pathlib import Path
 
 from reward_harness.errors import ArtifactError
 from reward_harness.hashing import digest_file
-from reward_harness.llm.backends import resolve_backend, resolve_endpoint
+from reward_harness.llm.backends import resolve_backend, resolve_endpoint, resolve_local_model
 from reward_harness.prompts import load_templates
 from reward_harness.rm.artifact import (
     ClassifierRuntime,
@@ -22,6 +22,7 @@ from reward_harness.rm.artifact import (
 )
 from reward_harness.rubrics.files import SHARED
 from reward_harness.rubrics.types import Rubric
+from reward_harness.search_sections import GradedParts
 from reward_harness.sections import SearchConfig
 
 REWARD_MODEL_NAME = "reward_model.json"
@@ -47,13 +48,15 @@ def rubric_artifact(
 def rubric_runtime(search: SearchConfig, seed: int, prompts: Path | None) -> RubricRuntime:
     """What grading with these search settings depends on; ``prompts`` is the templates' folder."""
     backend = resolve_backend(search)
-    with_model = backend == "openai"
+    with_model = backend != "heuristic"
     return RubricRuntime(
         backend=backend,
         locale=search.locale,
-        endpoint=resolve_endpoint(search.endpoint) if with_model else None,
+        endpoint=resolve_endpoint(search.endpoint) if backend == "openai" else None,
         votes=search.votes,
         seed=seed,
+        graded=GradedParts(prompt=search.extract, response=search.candidate_extract),
+        local_model=resolve_local_model(search) if backend == "local" else None,
         verifier=load_templates(prompts, search.locale)["verifier"] if with_model else None,
     )
 

@@ -11,9 +11,12 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 
-from reward_harness.search_sections import Extraction
+from reward_harness.search_sections import Extraction, GradedParts
 
 MAX_REGEX_CHARACTERS = 100_000
+WHOLE = Extraction()
+WHOLE_TEXTS = GradedParts()
+GRADED_PARTS_NAME = "graded_parts.json"
 
 
 def extract(settings: Extraction, text: str) -> str:

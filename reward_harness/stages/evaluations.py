@@ -56,9 +56,7 @@ def rm_report(run: StageRun, folder: Path) -> Outcome:
     how, device = _resampling(run), _device(run)
     artifact = run.input("rm_artifact")
     served = served_scorer(artifact, device)
-    others = second_opinions(
-        served, run.inputs.get("bt_reward_model"), run.inputs.get("best_rubric"), device
-    )
+    others = _second_opinions(run, served, device)
     data = _held_out(run)
     measured = [
         measure_scorer(_told(run, number, len(others) + 1, scorer), data, how)
@@ -168,12 +166,15 @@ def _served_artifact(run: StageRun) -> Artifact:
     )
 
 
+def _second_opinions(run: StageRun, served: Scorer, device: str) -> list[Scorer]:
+    classifier, rubric = run.inputs.get("bt_reward_model"), run.inputs.get("best_rubric")
+    return second_opinions(served, classifier, rubric, device)
+
+
 def _policy_scorers(run: StageRun, device: str) -> list[Scorer]:
     """The served reward first, then one that no policy was trained on."""
     served = served_scorer(_served_artifact(run), device)
-    others = second_opinions(
-        served, run.inputs.get("bt_reward_model"), run.inputs.get("best_rubric"), device
-    )
+    others = _second_opinions(run, served, device)
     return [served, *(others or [brevity_scorer()])]
 
 

@@ -20,6 +20,7 @@ from reward_harness.llm.event_loop import run_sync
 from reward_harness.llm.gateway import Caps
 from reward_harness.llm.roles import ModelRoles
 from reward_harness.manifest import Cost, Metric, Outcome
+from reward_harness.rubrics.extraction import GRADED_PARTS_NAME
 from reward_harness.rubrics.files import SHARED, preset_for, write_rubrics
 from reward_harness.rubrics.heldout import Agreement, Heldout
 from reward_harness.rubrics.report import plot_agreement, population_summary, rubric_summary
@@ -44,6 +45,7 @@ from reward_harness.rubrics.search.problem import search_prompts
 from reward_harness.rubrics.search.session import SearchResult, SearchSession
 from reward_harness.rubrics.search.surroundings import Surroundings, open_search_roles
 from reward_harness.rubrics.types import Rubric
+from reward_harness.search_sections import GradedParts
 from reward_harness.stages.make import StageRun
 
 CHECKPOINT_NAME = "search.json"
@@ -170,7 +172,8 @@ def _search_cost(result: SearchResult) -> Cost:
 def _evaluator(
     run: StageRun, records: Sequence[RankedPrompt], roles: ModelRoles | None
 ) -> Evaluator:
-    search, seed = run.experiment.search, run.experiment.seed
+    """Grades and true labels: ``noise`` is for the search to cope with, not to measure by."""
+    search, seed = run.experiment.search.model_copy(update={"noise": 0.0}), run.experiment.seed
     return evaluator_of(prompts_of(records, search, roles, seed=seed), search, roles, seed=seed)
 
 
@@ -208,6 +211,9 @@ def _write_choice(
     folder: Path,
 ) -> None:
     write_rubrics(folder / "rubric.json", rubrics)
+    search = run.experiment.search
+    graded = GradedParts(prompt=search.extract, response=search.candidate_extract)
+    write_json(folder / GRADED_PARTS_NAME, graded.model_dump(mode="json"))
     write_json(folder / "heldout.json", heldout.model_dump(mode="json"))
     if SHARED in rubrics:
         title = f"Best rubric of {run.experiment.key}"

@@ -57,6 +57,7 @@ def write_rubric(folder: Path) -> None:
     rubric = Rubric(rubric_id="short", criteria=(criterion,))
     content = {"__shared__": rubric.model_dump(mode="json")}
     (folder / "rubric.json").write_bytes(canonical_json(content))
+    (folder / "graded_parts.json").write_bytes(b"{}")
 
 
 def write_rows(folder: Path, **columns: list[float]) -> None:

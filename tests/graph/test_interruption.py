@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import signal
 import time
 from collections.abc import Callable
+from multiprocessing.synchronize import Barrier
+from pathlib import Path
 
 import pytest
 
+from harness_assets.graph import EXPERIMENTS
+from harness_jobs.registry import registered_instance
 from reward_harness.stages.table import STAGES
 from reward_harness.store import ArtifactStore
 from reward_harness.workspace import Workspace
@@ -58,3 +63,27 @@ def test_two_runs_of_one_experiment_at_once_share_the_work(workspace: Workspace)
     store = ArtifactStore(workspace.runs)
     for name in STAGES:
         assert len({p.digest for p in store.publications("smoke", name)}) == 1, name
+
+
+def opens_a_new_instance(root: str, barrier: Barrier) -> None:
+    workspace = Workspace(Path(root))
+    barrier.wait(timeout=120)
+    with registered_instance(workspace, ["smoke"]) as instance:
+        assert instance.has_dynamic_partition(str(EXPERIMENTS.name), "smoke")
+
+
+def test_processes_that_create_the_dagster_instance_at_once_all_get_it(
+    workspace: Workspace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("DAGSTER_HOME", str(workspace.dagster_home))
+    spawn = multiprocessing.get_context("spawn")
+    barrier = spawn.Barrier(4)
+    processes = [
+        spawn.Process(target=opens_a_new_instance, args=(str(workspace.root), barrier))
+        for _ in range(4)
+    ]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join()
+    assert [process.exitcode for process in processes] == [0] * 4

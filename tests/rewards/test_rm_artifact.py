@@ -13,6 +13,9 @@ from reward_harness.rm.artifact import (
     read_artifact,
     write_artifact,
 )
+from reward_harness.rm.package import rubric_artifact, rubric_runtime
+from reward_harness.rubrics.types import Rubric
+from reward_harness.search_sections import Extraction, SearchConfig
 
 
 def rewrite(folder: Path, **changes) -> None:
@@ -29,6 +32,22 @@ def test_a_folder_and_a_single_file_are_one_artifact(city_artifact, tmp_path: Pa
     first, second = load_rm(folder), load_rm(file)
     assert (first.artifact_id, first.digest) == (second.artifact_id, second.digest)
     assert first.score(chat) == second.score(chat) == 1.0
+
+
+def test_a_served_rubric_grades_the_part_of_a_response_that_its_search_graded(
+    named_city: Rubric, tmp_path: Path
+):
+    runtime = rubric_runtime(
+        SearchConfig(backend="heuristic", candidate_extract=Extraction(strategy="answer")), 7, None
+    )
+    artifact = rubric_artifact({"__shared__": named_city}, runtime, {})
+    rm = load_rm(write_artifact(artifact, tmp_path / "rm.json"))
+
+    def score(response: str) -> float:
+        return rm.score(conversation_of("capital?", response))
+
+    assert score("<think>no</think><answer>Paris</answer>") == score("Paris") > score("no")
+    assert score("<think>Paris</think><answer>no</answer>") == score("no")
 
 
 def test_the_identity_leaves_out_when_and_from_what(city_artifact):

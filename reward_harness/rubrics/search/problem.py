@@ -12,12 +12,11 @@ import numpy as np
 from reward_harness.data.records import Candidate, RankedPrompt
 from reward_harness.errors import DataError
 from reward_harness.hashing import digest_json, unit_interval
+from reward_harness.rubrics.extraction import WHOLE
 from reward_harness.rubrics.extraction import extract as extracted
 from reward_harness.rubrics.grading import prompt_text
 from reward_harness.rubrics.objective import Array
 from reward_harness.search_sections import Extraction
-
-WHOLE = Extraction()
 
 
 @dataclass(frozen=True, slots=True)
