@@ -30,6 +30,8 @@ from reward_harness.sections import (
 
 KEY_PATTERN = re.compile(r"^[a-z0-9][a-z0-9-]{1,47}$")
 KEY_RULE = "2 to 48 of a-z, 0-9 and '-', not starting with '-'"
+ALL_EXPERIMENTS = "all"
+"""Stands in the place of a key where an artifact is made of every experiment."""
 
 SUBSECTIONS = {
     "dataset": ("preferences", "ranked", "sft", "rl_prompts", "reasoning"),
@@ -86,6 +88,13 @@ def check_key(key: str, where: str) -> None:
     """``SpecError`` unless ``key`` can be a partition key."""
     if not KEY_PATTERN.match(key):
         raise SpecError("not a usable experiment key", where=where, got=key, expected=KEY_RULE)
+    if key == ALL_EXPERIMENTS:
+        raise SpecError(
+            "an experiment key with a meaning of its own",
+            where=where,
+            got=key,
+            fix="Name the experiment otherwise: the leaderboard lies under this key.",
+        )
 
 
 def merge(base: Mapping[str, Any], override: Mapping[str, Any]) -> dict[str, Any]:

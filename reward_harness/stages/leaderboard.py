@@ -28,12 +28,11 @@ from reward_harness.evaluation.results import (
     write_results,
 )
 from reward_harness.manifest import Outcome
-from reward_harness.spec import experiment_keys, read_experiment
+from reward_harness.spec import ALL_EXPERIMENTS, experiment_keys, read_experiment
 from reward_harness.stages.make import Services
 from reward_harness.store import Artifact, ArtifactStore, Recipe
 from reward_harness.workspace import Workspace
 
-EXPERIMENT = "all"
 STAGE = "leaderboard"
 CODE_VERSION = "1"
 REPORTS = ("rm_report", "policy_report")
@@ -56,7 +55,7 @@ def make_leaderboard(
             fix="Run `harness experiment run tour` first.",
         )
     recipe = Recipe(
-        experiment=EXPERIMENT,
+        experiment=ALL_EXPERIMENTS,
         stage=STAGE,
         code_version=CODE_VERSION,
         sections={},
@@ -92,7 +91,7 @@ def build_leaderboard(store: ArtifactStore, experiments: Sequence[str], folder: 
 def reported_experiments(workspace: Workspace) -> list[str]:
     """Experiments with published reports, but for archived ones; a broken YAML hides nothing."""
     made = {path.parents[1].name for path in workspace.runs.glob("*/*_report/publications.jsonl")}
-    return sorted(key for key in made - {EXPERIMENT} if not _is_archived(workspace, key))
+    return sorted(key for key in made - {ALL_EXPERIMENTS} if not _is_archived(workspace, key))
 
 
 def current_reports(store: ArtifactStore, experiments: Sequence[str]) -> dict[str, Artifact]:

@@ -99,6 +99,11 @@ def test_bad_keys_are_refused_with_the_rule(folder: Path, key: str) -> None:
         read_experiment(folder, key)
 
 
+def test_the_leaderboards_key_is_no_experiments_key(folder: Path) -> None:
+    with pytest.raises(SpecError, match="the leaderboard lies under this key"):
+        read_experiment(folder, "all")
+
+
 def test_unknown_experiment_lists_those_there_are(folder: Path) -> None:
     with pytest.raises(SpecError, match=r"no experiment 'other'.*expected one of: base"):
         read_experiment(folder, "other")
