@@ -2,15 +2,17 @@
 
 ``data/deployments/<target>/`` holds ``manifests/<deploy_id>.json`` (one each, never changed),
 ``current.json`` (the pointer: the id of the manifest in force) and ``history.jsonl``. A lock
-serialises deployers; the kernel frees that of a killed one. A manifest is durable before the
-pointer names it, so that a crash at any moment leaves the old or the new deployment.
+serialises deployers; the kernel frees that of a killed one. A deployer whose target was switched
+while it verified its artifact is refused: it decided on what is no longer in force. A manifest is
+durable before the pointer names it, so that a crash at any moment leaves the old or the new
+deployment.
 """
 
 from __future__ import annotations
 
-import json
 import os
 import uuid
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -18,7 +20,7 @@ from typing import Literal
 
 from pydantic import ValidationError
 
-from reward_harness.errors import ArtifactError, GateRejected
+from reward_harness.errors import ArtifactError, GateRejected, SpecError
 from reward_harness.locking import file_lock
 from reward_harness.manifest import Frozen
 from reward_harness.rm.artifact import gates_of, read_artifact, verified_digest
@@ -51,6 +53,20 @@ class Pointer(Frozen):
     """The deployment in force."""
 
     deploy_id: str
+
+
+class Event(Frozen):
+    """One line of ``history.jsonl``; ``before`` is the deployment that was in force until then."""
+
+    at: str
+    action: Literal["deploy", "rollback"]
+    deploy_id: str
+    by: str
+    before: str | None = None
+
+
+class DeploymentConflict(ArtifactError):
+    """Somebody else switched the target between this deployer's look at it and its own turn."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,8 +107,9 @@ class Deployments:
         """Verify the artifact and its gates, record the deployment, switch the pointer.
 
         The artifact that is in force already is not deployed again. ``GateRejected`` if a gate bars
-        it.
+        it, ``DeploymentConflict`` if another deployer came first.
         """
+        seen = self.current()
         described = read_artifact(artifact)
         digest = verified_digest(artifact, described)
         require_deployable(artifact, self.target)
@@ -100,6 +117,8 @@ class Deployments:
             before = self.current()
             if before is not None and before.artifact_digest == digest:
                 return before
+            if before is not None and before != seen:
+                raise self._conflict(before)
             previous = self._previous(before, described.artifact_id)
             manifest = DeploymentManifest(
                 deploy_id=uuid.uuid4().hex,
@@ -116,7 +135,7 @@ class Deployments:
                 config_hash=described.config_hash,
             )
             self._save(manifest)
-            self._switch(manifest, "deploy", manifest.deployed_by)
+            self._switch(manifest, "deploy", manifest.deployed_by, before)
         return manifest
 
     def rollback(self, by: str | None = None) -> DeploymentManifest:
@@ -134,8 +153,26 @@ class Deployments:
             previous = self.manifest(current.previous_deploy_id)
             path = self.artifact_path(previous)
             verified_digest(path, read_artifact(path))
-            self._switch(previous, "rollback", by or _user())
+            self._switch(previous, "rollback", by or _user(), current)
         return previous
+
+    def history(self) -> list[Event]:
+        """Every switch, oldest first; a line that a crash tore is left out."""
+        path = self.folder / "history.jsonl"
+        found: list[Event] = []
+        for line in path.read_bytes().splitlines() if path.is_file() else []:
+            with suppress(ValidationError):
+                found.append(Event.model_validate_json(line))
+        return found
+
+    def withdrawn(self, artifact_digest: str) -> Event | None:
+        """The rollback that took this very artifact out of force, if nothing was switched since."""
+        current, last = self.current(), next(iter(reversed(self.history())), None)
+        if last is None or last.action != "rollback" or last.before is None:
+            return None
+        if current is None or current.deploy_id != last.deploy_id:
+            return None
+        return last if self.manifest(last.before).artifact_digest == artifact_digest else None
 
     def _previous(
         self, before: DeploymentManifest | None, artifact_id: str
@@ -145,17 +182,38 @@ class Deployments:
             return before
         return self.manifest(before.previous_deploy_id) if before.previous_deploy_id else None
 
+    def _conflict(self, before: DeploymentManifest) -> DeploymentConflict:
+        return DeploymentConflict(
+            "another deployment came first",
+            where=f"deployments/{self.target}",
+            got=f"{before.artifact_id} in force since {before.deployed_at_utc},"
+            f" by {before.deployed_by}",
+            fix="Look at what is in force now; deploy again if yours is to replace it.",
+        )
+
     def _save(self, manifest: DeploymentManifest) -> None:
         path = self._manifest_path(manifest.deploy_id)
         path.parent.mkdir(parents=True, exist_ok=True)
         write_atomically(path, manifest.model_dump_json(indent=1).encode())
 
-    def _switch(self, manifest: DeploymentManifest, action: str, by: str) -> None:
+    def _switch(
+        self,
+        manifest: DeploymentManifest,
+        action: Literal["deploy", "rollback"],
+        by: str,
+        before: DeploymentManifest | None,
+    ) -> None:
         pointer = Pointer(deploy_id=manifest.deploy_id).model_dump_json().encode()
         write_atomically(self.folder / "current.json", pointer)
-        line = {"at": _now(), "action": action, "deploy_id": manifest.deploy_id, "by": by}
+        event = Event(
+            at=_now(),
+            action=action,
+            deploy_id=manifest.deploy_id,
+            by=by,
+            before=before.deploy_id if before else None,
+        )
         with (self.folder / "history.jsonl").open("a", encoding="utf-8") as stream:
-            stream.write(json.dumps(line, sort_keys=True) + "\n")
+            stream.write(event.model_dump_json() + "\n")
 
     def _manifest_path(self, deploy_id: str) -> Path:
         return self.folder / "manifests" / f"{deploy_id}.json"
@@ -164,6 +222,14 @@ class Deployments:
         resolved = artifact.resolve()
         root = self.workspace.root.resolve()
         return str(resolved.relative_to(root) if resolved.is_relative_to(root) else resolved)
+
+
+def checked_target(name: str) -> Target:
+    """``name`` as a target; ``SpecError`` if there is none of that name."""
+    for target in TARGETS:
+        if name == target:
+            return target
+    raise SpecError("no such deployment target", got=name, expected=" | ".join(TARGETS))
 
 
 def require_deployable(artifact: Path, target: Target) -> None:

@@ -152,6 +152,8 @@ def make(
     )
     for finish in run.after_publish:
         finish()
+    if stage.settle is not None:
+        _function(stage.settle)(run, produced[0])
     return produced
 
 
@@ -168,7 +170,11 @@ def current_inputs(store: ArtifactStore, spec: ExperimentSpec, stage: Stage) -> 
 
 def builder_of(stage: Stage) -> Builder:
     """The function that writes the stage's files; imported here, because it may import torch."""
-    module, _, function = stage.builder.partition(":")
+    return _function(stage.builder)
+
+
+def _function(named: str) -> Any:
+    module, _, function = named.partition(":")
     return getattr(importlib.import_module(module), function)
 
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import logging
+from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -23,10 +25,11 @@ from reward_harness.rm.artifact import (
     PROBES_NAME,
     RMArtifact,
     Scaling,
+    read_artifact,
     write_artifact,
 )
 from reward_harness.rm.attacks import read_attacks
-from reward_harness.rm.deployments import Deployments
+from reward_harness.rm.deployments import DeploymentConflict, Deployments, checked_target
 from reward_harness.rm.gate_summary import plot_scores, summary_markdown
 from reward_harness.rm.gates import agreement_of, as_ranked, run_gates, sample, score_genuine
 from reward_harness.rm.package import (
@@ -40,19 +43,24 @@ from reward_harness.rm.probes import (
     Deployment,
     ProbeScore,
     choose_probes,
+    read_deployment,
     read_probes,
     score_probes,
     write_probes,
 )
 from reward_harness.rubrics.files import SHARED, read_rubrics
 from reward_harness.stages.make import StageRun
+from reward_harness.store import Artifact
 
 SCALING_PAIRS = 128
+DEPLOY_TURNS = 8
 SPLITS = ("train", "validation", "test")
 GATE_REPORT_NAME = "gate_report.json"
 SOURCES = {"rubric": "best_rubric", "classifier": "bt_reward_model"}
 DATASETS = {"rubric": "ranked_prompts", "classifier": "preference_pairs"}
 """What each kind was made from; its test split is what the gates are measured on."""
+
+logger = logging.getLogger("reward_harness")
 
 
 def rm_artifact(run: StageRun, folder: Path) -> Outcome:
@@ -81,26 +89,50 @@ def rm_artifact(run: StageRun, folder: Path) -> Outcome:
 
 
 def rm_deployment(run: StageRun, folder: Path) -> Outcome:
-    """Refuse what its gates bar, score the probes, switch the target's pointer."""
+    """Refuse what its gates bar, and score the probes; ``put_in_force`` switches the pointer."""
     artifact = run.input("rm_artifact")
     target = run.experiment.reward_model.deploy_target
     artifact.manifest.require_gates(strict=target == "prod")
     rm = load_rm(artifact.path, _device(run), cache=run.workspace.cache)
     probes = score_probes(rm, read_probes(artifact.file(PROBES_NAME)))
-    deployed = Deployments(run.workspace, target).deploy(artifact.path)
     deployment = Deployment(
         target=target,
-        artifact_id=deployed.artifact_id,
+        artifact_id=read_artifact(artifact.path).artifact_id,
         artifact_digest=artifact.digest,
         artifact_experiment=artifact.manifest.experiment,
         artifact_stage=artifact.manifest.stage,
         probes=probes,
     )
     _write_json(folder / DEPLOYMENT_NAME, deployment)
-    (folder / "log").mkdir()
-    _write_json(folder / "log" / "deployed.json", deployed)
     (folder / "summary.md").write_text(_deployment_summary(deployment), encoding="utf-8")
     return Outcome(metrics=_probe_metrics(probes), device=_device(run))
+
+
+def put_in_force(run: StageRun, artifact: Artifact) -> None:
+    """Switch the target's pointer to what this stage deploys, whether it was made now or reused.
+
+    A run states what the target should serve, so it also takes back a pointer that another
+    experiment moved, and waits for its turn among deployers. What was rolled back stays back until
+    somebody deploys it by name or another artifact comes: a schedule must not undo a decision.
+    """
+    deployment = read_deployment(artifact.file(DEPLOYMENT_NAME))
+    deployments = Deployments(run.workspace, checked_target(deployment.target))
+    if (rollback := deployments.withdrawn(deployment.artifact_digest)) is not None:
+        logger.warning(
+            "%s was rolled back by %s at %s and is not put in force again;"
+            " `harness deploy --artifact %s --target %s` does it",
+            deployment.artifact_id,
+            rollback.by,
+            rollback.at,
+            run.input("rm_artifact").manifest.artifact_id,
+            deployment.target,
+        )
+        return
+    for _ in range(DEPLOY_TURNS - 1):
+        with suppress(DeploymentConflict):
+            deployments.deploy(run.input("rm_artifact").path)
+            return
+    deployments.deploy(run.input("rm_artifact").path)
 
 
 def _cost(rm: BaseRM) -> Cost:

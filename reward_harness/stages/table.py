@@ -21,6 +21,8 @@ class Stage:
         code_version: bumped by hand when the meaning of the result changes.
         templates: whether the prompt templates under ``prompts/`` decide its result.
         wanted: whether an experiment has this stage.
+        settle: ``module:function`` called with (run, artifact) each time the artifact was made or
+        reused, for what lies outside it.
         uses: of ``inputs``, the ones this experiment's spec really reads (default: all that are
         wanted).
     """
@@ -32,6 +34,7 @@ class Stage:
     inputs: tuple[str, ...] = ()
     code_version: str = "1"
     templates: bool = False
+    settle: str | None = None
     wanted: Callable[[ExperimentSpec], bool] = lambda spec: True
     uses: Callable[[ExperimentSpec], tuple[str, ...]] | None = None
 
@@ -118,6 +121,7 @@ _ALL = (
         name="rm_deployment",
         group="serving",
         builder="reward_harness.stages.serving:rm_deployment",
+        settle="reward_harness.stages.serving:put_in_force",
         sections=("reward_model",),
         inputs=("rm_artifact",),
     ),

@@ -1,3 +1,4 @@
+import contextlib
 import json
 import os
 import signal
@@ -10,9 +11,10 @@ from pathlib import Path
 import pytest
 
 from reward_harness.errors import ArtifactError, GateRejected
+from reward_harness.locking import file_lock
 from reward_harness.manifest import Gate
 from reward_harness.rm.artifact import RubricRuntime, write_artifact
-from reward_harness.rm.deployments import Deployments
+from reward_harness.rm.deployments import DeploymentConflict, Deployments
 from reward_harness.rm.package import rubric_artifact
 from reward_harness.rubrics.checks import WordCount
 from reward_harness.rubrics.types import Criterion, Rubric
@@ -100,19 +102,72 @@ def test_a_failed_gate_bars_every_target_and_an_unenforced_one_only_prod(tmp_pat
     assert prod.current() is not None
 
 
-def test_two_deployers_at_once_make_one_chain(dev: Deployments, tmp_path: Path):
-    paths = [export(tmp_path, words) for words in range(1, 9)]
-    threads = [threading.Thread(target=dev.deploy, args=(path,)) for path in paths]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
+def chain(dev: Deployments) -> list[str]:
+    """Artifact ids from the one in force back to the first."""
     seen, manifest = [], dev.current()
     while manifest is not None:
         seen.append(manifest.artifact_id)
         previous = manifest.previous_deploy_id
         manifest = dev.manifest(previous) if previous else None
-    assert len(seen) == len(set(seen)) == 8
+    return seen
+
+
+def test_of_two_deployers_at_once_one_wins_and_the_other_is_told(dev: Deployments, tmp_path: Path):
+    first = dev.deploy(export(tmp_path, 1), "ann")
+    paths = {"bob": export(tmp_path, 2), "cem": export(tmp_path, 3)}
+    told: list[ArtifactError] = []
+
+    def attempt(who: str) -> None:
+        try:
+            dev.deploy(paths[who], who)
+        except ArtifactError as error:
+            told.append(error)
+
+    threads = [threading.Thread(target=attempt, args=(who,)) for who in paths]
+    with file_lock(dev.folder / ".lock"):  # both have looked at the target before either may switch
+        for thread in threads:
+            thread.start()
+        time.sleep(0.5)
+    for thread in threads:
+        thread.join()
+    winner = dev.current()
+    assert winner.deployed_by in paths and winner.previous_deploy_id == first.deploy_id
+    (refused,) = told
+    assert isinstance(refused, DeploymentConflict)
+    assert f"by {winner.deployed_by}" in str(refused) and "another deployment came first" in str(
+        refused
+    )
+    assert [e.by for e in dev.history()] == ["ann", winner.deployed_by]
+    loser = next(path for who, path in paths.items() if who != winner.deployed_by)
+    assert dev.deploy(loser).previous_artifact_id == winner.artifact_id  # decided anew, it may
+
+
+def test_many_deployers_leave_one_chain_of_those_that_won(dev: Deployments, tmp_path: Path):
+    paths = [export(tmp_path, words) for words in range(1, 9)]
+    won: list[str] = []
+
+    def attempt(path: Path) -> None:
+        with contextlib.suppress(DeploymentConflict):
+            won.append(dev.deploy(path).artifact_id)
+
+    threads = [threading.Thread(target=attempt, args=(path,)) for path in paths]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert won and sorted(chain(dev)) == sorted(won)
+
+
+def test_a_rollback_is_remembered_until_something_else_is_deployed(
+    dev: Deployments, tmp_path: Path
+):
+    first, second = dev.deploy(export(tmp_path, 1)), dev.deploy(export(tmp_path, 2))
+    assert dev.withdrawn(second.artifact_digest) is None
+    dev.rollback("ann")
+    assert dev.withdrawn(second.artifact_digest).by == "ann"
+    assert dev.withdrawn(first.artifact_digest) is None
+    dev.deploy(export(tmp_path, 3))
+    assert dev.withdrawn(second.artifact_digest) is None
 
 
 def test_kill_9_while_deploying_leaves_a_valid_pointer(dev: Deployments, tmp_path: Path):

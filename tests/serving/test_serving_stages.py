@@ -8,6 +8,8 @@ from reward_harness.rewards.load import load_rm
 from reward_harness.rm.deployments import Deployments
 from reward_harness.rm.gates import GATES
 from reward_harness.rm.probes import read_deployment
+from reward_harness.stages import Services
+from reward_harness.stages.reproduce import reproduce
 
 
 def test_the_artifact_is_gated_verified_and_deployed(deploy_word):
@@ -46,6 +48,34 @@ def test_a_changed_rubric_is_deployed_over_the_old_one_which_can_come_back(deplo
     deployments = Deployments(first.workspace, "dev")
     assert deployments.current().artifact_digest == second.rm_artifact.digest
     assert deployments.rollback().artifact_digest == first.rm_artifact.digest
+
+
+def test_going_back_to_an_earlier_rubric_puts_it_in_force_again(deploy_word):
+    first, second = deploy_word(), deploy_word("It is Paris")
+    assert second.rm_artifact.digest != first.rm_artifact.digest
+    again = deploy_word()  # reuses both stages' artifacts
+    assert again.rm_deployment.digest == first.rm_deployment.digest
+    assert Deployments(first.workspace, "dev").current().artifact_digest == first.rm_artifact.digest
+
+
+def test_what_was_rolled_back_stays_back_until_it_is_deployed_by_name(deploy_word, caplog):
+    first, second = deploy_word(), deploy_word("It is Paris")
+    dev = Deployments(first.workspace, "dev")
+    dev.rollback("ann")
+    deploy_word("It is Paris")
+    assert dev.current().artifact_digest == first.rm_artifact.digest
+    assert "rolled back by ann" in caplog.text and "harness deploy" in caplog.text
+    dev.deploy(second.rm_artifact.path, "ann")
+    deploy_word("It is Paris")
+    assert dev.current().artifact_digest == second.rm_artifact.digest
+
+
+def test_making_a_deployment_again_for_comparison_moves_no_pointer(deploy_word):
+    first, second = deploy_word(), deploy_word("It is Paris")
+    artifact_id = first.rm_deployment.manifest.artifact_id
+    assert reproduce(first.workspace, artifact_id, Services()).same_content
+    current = Deployments(first.workspace, "dev").current()
+    assert current.artifact_digest == second.rm_artifact.digest
 
 
 def test_a_rejected_artifact_is_published_but_not_deployed(deploy_word, workspace):
