@@ -51,7 +51,7 @@ def modules_after(statement: str) -> set[str]:
     [
         "import harness_jobs.definitions",
         "from harness_jobs.definitions import defs; defs()",
-        "import reward_harness.cli",
+        "from reward_harness.cli import app",
         "import reward_harness",
     ],
 )
@@ -61,7 +61,7 @@ def test_start_up_loads_no_training_library(statement: str) -> None:
 
 def test_the_library_alone_does_not_load_dagster() -> None:
     assert "dagster" not in modules_after(
-        "import reward_harness, reward_harness.cli, reward_harness.stages"
+        "import reward_harness, reward_harness.stages; from reward_harness.cli import app"
     )
 
 
