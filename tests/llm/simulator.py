@@ -8,7 +8,10 @@ by the ``liked`` words it contains, a criterion "mentions WORD" holds where the 
 the proposer adds such criteria from ``vocabulary``. ``latency_s``, ``error_rate`` (429 and 503
 by turns), ``silent_rate`` (no answer at all), ``cut_rate`` (the HTTP body is half of a JSON
 text, unpaid), ``broken_rate`` (replies that are no JSON), ``hold_after`` (answer so many requests,
-then answer none) make it a bad endpoint. A request counts as paid once it was answered with 200.
+then answer none), ``down_after`` (then 503 only) make it a bad endpoint. A request counts as paid
+once it was answered with 200. ``latest`` has the last request of each connection: a client that
+uses a connection again has read what it got there before, so of a client that was killed these
+are all the requests whose answers it may not have kept.
 """
 
 from __future__ import annotations
@@ -53,11 +56,13 @@ class Simulator:
     silent_rate: float = 0.0
     cut_rate: float = 0.0
     hold_after: int | None = None
+    down_after: int | None = None
     chatty: bool = False
     cost: object = None
     bodies: list[dict[str, Any]] = field(default_factory=list)
     roles: Counter[str] = field(default_factory=Counter)
     paid: Counter[str] = field(default_factory=Counter)
+    latest: dict[int, str] = field(default_factory=dict)
     received: int = 0
     in_flight: int = 0
     max_in_flight: int = 0
@@ -123,6 +128,8 @@ class Simulator:
         body = await request.json()
         self.received += 1
         self.bodies.append(body)
+        digest = hashlib.sha256(json.dumps(body, sort_keys=True).encode()).hexdigest()
+        self.latest[id(request.transport)] = digest
         if request.headers.get("Authorization") != f"Bearer {self.key}":
             told = request.headers.get("Authorization", "")
             return web.json_response(
@@ -130,6 +137,8 @@ class Simulator:
             )
         if self.hold_after is not None and self.answered >= self.hold_after:
             await self._released.wait()
+            return web.Response(status=503)
+        if self.down_after is not None and self.answered >= self.down_after:
             return web.Response(status=503)
         if self._chance(f"error{self.received}") < self.error_rate:
             if self.received % 2:
@@ -142,7 +151,6 @@ class Simulator:
             return web.Response(text='{"choices": [{"message": {"con')
         role = role_of(body)
         self.roles[role] += 1
-        digest = hashlib.sha256(json.dumps(body, sort_keys=True).encode()).hexdigest()
         content = self.play(role, body)
         if self._chance(f"broken{self.received}") < self.broken_rate:
             content = "I would rather describe it in prose."
