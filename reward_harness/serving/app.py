@@ -5,6 +5,7 @@
     GET  /metrics      Prometheus
     GET  /v1/models    the artifact as an OpenAI-style model
     POST /score        one response; no score is an HTTP error, never a number
+                       (bodies of other protocols: ``reward_harness.serving.protocols``)
     POST /batch_score  many; each result is {index, ok: true, …} or {index, ok: false, error_code,
     error_message}
 
@@ -15,7 +16,6 @@ from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
 from typing import Any
 
 import orjson
@@ -28,7 +28,11 @@ from reward_harness.rewards.base import Scored, ScoreResult
 from reward_harness.rm.artifact import RM_API_VERSION
 from reward_harness.serving import telemetry
 from reward_harness.serving.audit import AuditLog
-from reward_harness.serving.front import Front, Trace
+from reward_harness.serving.context import Context
+from reward_harness.serving.context import context_of as _context
+from reward_harness.serving.context import trace_of as _trace
+from reward_harness.serving.front import Front
+from reward_harness.serving.protocols import ROUTERS, AnyScoreBody, score_foreign
 from reward_harness.serving.settings import ServerSettings
 from reward_harness.serving.source import Served, Source
 from reward_harness.serving.wire import (
@@ -43,15 +47,6 @@ from reward_harness.serving.wire import (
 )
 
 router = APIRouter()
-
-
-@dataclass(frozen=True, slots=True)
-class Context:
-    """What the routes share."""
-
-    source: Source
-    settings: ServerSettings
-    telemetry: telemetry.Telemetry
 
 
 def create_app(source: Source, settings: ServerSettings | None = None) -> FastAPI:
@@ -71,12 +66,15 @@ def create_app(source: Source, settings: ServerSettings | None = None) -> FastAP
 
     app = FastAPI(title="Reward Harness", lifespan=lifespan, docs_url=None, redoc_url=None)
     app.state.context = context
-    app.include_router(router)
+    for part in (router, *ROUTERS):
+        app.include_router(part)
     app.add_exception_handler(ServerError, _told)
     app.add_exception_handler(RequestValidationError, _told)
     app.add_exception_handler(HTTPException, _told)
     app.add_exception_handler(Exception, _told)
-    paths = frozenset(getattr(route, "path", "") for route in router.routes)
+    paths = frozenset(
+        getattr(route, "path", "") for part in (router, *ROUTERS) for route in part.routes
+    )
     app.add_middleware(
         Front, settings=settings, telemetry=context.telemetry, audit=audit, routes=paths
     )
@@ -129,8 +127,10 @@ async def metrics(request: Request) -> Response:
 
 
 @router.post("/score")
-async def score(body: ScoreBody, request: Request) -> Response:
-    """Score one response."""
+async def score(body: AnyScoreBody, request: Request) -> Response:
+    """Score one response; other protocols' bodies are theirs to answer."""
+    if not isinstance(body, ScoreBody):
+        return await score_foreign(body, request)
     context, trace = _context(request), _trace(request)
     trace.prompt_id = body.prompt_id
     if body.chars > context.settings.limits.text_chars:
@@ -234,14 +234,6 @@ def _count(context: Context, result: ScoreResult) -> None:
 def _too_long(context: Context) -> ServerError:
     limit = context.settings.limits.text_chars
     return ServerError(413, TEXT_TOO_LONG, f"prompt and response have more than {limit} characters")
-
-
-def _context(request: Request) -> Context:
-    return request.app.state.context
-
-
-def _trace(request: Request) -> Trace:
-    return request.state.trace
 
 
 async def _told(request: Request, error: Exception) -> Response:
