@@ -11,8 +11,11 @@ open-instruct ``{query, rubrics: [{description, weight}]}``         .json, .json
 verifiers     ``criteria = [{name, text, weight, choices}]``        .toml, one rubric
 ============= ===================================================== ==================
 
-A negative weight is a fault: polarity −1. Unknown keys of foreign formats are passed over; own
-rubrics refuse them. Foreign formats hold less than a rubric is: ``losses`` says what.
+A negative weight is a fault: polarity −1. The verifiers library refuses negative weights and
+scores ``choices`` from worst to best, ``["no", "yes"]`` if there are none (``Criterion`` in its
+``v1/judges/rubric.py``): there a fault is a criterion whose choices run the other way. Unknown keys
+of foreign formats are passed over; own rubrics refuse them. Foreign formats hold less than a rubric
+is: ``losses`` says what.
 """
 
 from __future__ import annotations
@@ -44,7 +47,7 @@ CHOICES: dict[Scale, tuple[str, ...]] = {
     "likert_1_5": ("1", "2", "3", "4", "5"),
     "likert_0_5": ("0", "1", "2", "3", "4", "5"),
 }
-"""How a scale is written in the verifiers format; ``unit_0_1`` has no choices there."""
+"""How a scale is written in the verifiers format, worst first; ``unit_0_1`` has no such choices."""
 
 
 class Foreign(BaseModel):
@@ -74,10 +77,10 @@ class OpenInstructEntry(Foreign):
 
 
 class VerifiersItem(Foreign):
-    name: Text | None = None
+    name: Text
     text: Text
-    weight: Weight = 1.0
-    choices: tuple[str | float, ...] = ()
+    weight: Annotated[Weight, Field(ge=0)] = 1.0
+    choices: tuple[str, ...] = CHOICES["binary"]
 
 
 class VerifiersFile(Foreign):
@@ -114,34 +117,38 @@ def entry_of(value: Any, where: str) -> Named:
 def from_verifiers(body: Any, where: str) -> Rubric:
     """The rubric of a verifiers file."""
     items = validated(VerifiersFile, body, where).criteria
-    names = [item.name or f"c{number}" for number, item in enumerate(items, 1)]
+    names = [item.name for item in items]
     repeated = next((name for i, name in enumerate(names) if name in names[:i]), None)
     if repeated is not None:
         raise DataError("two criteria of one name", where=where, got=repeated)
-    scales: set[Scale] = {
-        _scale(item, f"{where}: criterion {n}") for item, n in zip(items, names, strict=True)
-    }
+    read = [_scale(item, f"{where}: criterion {item.name}") for item in items]
+    scales = {scale for scale, _ in read}
     if len(scales) > 1:
         raise DataError(
             "the criteria of a rubric are graded on one scale", where=where, got=sorted(scales)
         )
-    criteria = [_criterion(i.text, i.weight, name) for i, name in zip(items, names, strict=True)]
+    criteria = [
+        Criterion(criterion_id=item.name, text=item.text, weight=item.weight, polarity=polarity)
+        for item, (_, polarity) in zip(items, read, strict=True)
+    ]
     return _rubric(criteria, scales.pop())
 
 
 def to_verifiers(rubric: Rubric) -> str:
     """The text of a verifiers file."""
-    tables: list[str] = []
-    for criterion in rubric.criteria:
-        lines = [
-            "[[criteria]]",
-            f"name = {_toml_text(criterion.criterion_id)}",
-            f"text = {_toml_text(criterion.text)}",
-            f"weight = {criterion.polarity * criterion.weight!r}",
-        ]
-        if choices := CHOICES.get(rubric.scale):
-            lines.append(f"choices = [{', '.join(map(_toml_text, choices))}]")
-        tables.append("\n".join(lines))
+    choices = CHOICES.get(rubric.scale, CHOICES["binary"])
+    tables = [
+        "\n".join(
+            [
+                "[[criteria]]",
+                f"name = {_toml_text(criterion.criterion_id)}",
+                f"text = {_toml_text(criterion.text)}",
+                f"weight = {criterion.weight!r}",
+                f"choices = [{', '.join(map(_toml_text, choices[:: criterion.polarity]))}]",
+            ]
+        )
+        for criterion in rubric.criteria
+    ]
     return "\n\n".join(tables) + "\n"
 
 
@@ -154,7 +161,8 @@ def losses(rubric: Rubric, format: Format) -> list[str]:
         for name in ("check_points", "positive_examples", "negative_examples")
         if any(getattr(c, name) for c in rubric.criteria)
     ]
-    if format != "verifiers" and rubric.scale != DEFAULT_SCALE:
+    held = CHOICES if format == "verifiers" else (DEFAULT_SCALE,)
+    if rubric.scale not in held:
         lost.append(f"scale {rubric.scale}")
     if rubric.missing != "no":
         lost.append(f"missing {rubric.missing}")
@@ -190,20 +198,19 @@ def _criterion(text: str, weight: float, name: str) -> Criterion:
     return Criterion(criterion_id=name, text=text, weight=abs(weight), polarity=-1 if fault else 1)
 
 
-def _scale(item: VerifiersItem, where: str) -> Scale:
-    given = sorted(c.strip().casefold() if isinstance(c, str) else f"{c:g}" for c in item.choices)
-    if not given:
-        return "unit_0_1"
+def _scale(item: VerifiersItem, where: str) -> tuple[Scale, Literal[1, -1]]:
+    """The scale that the choices are, and −1 where their worst is its highest."""
+    given = tuple(choice.strip().casefold() for choice in item.choices)
     for scale, choices in CHOICES.items():
-        if given == sorted(choices):
-            return scale
-    if given == ["0", "1"]:
-        return "binary"
+        if given == choices:
+            return scale, 1
+        if given == choices[::-1]:
+            return scale, -1
     raise DataError(
         "choices of no known scale",
         where=where,
         got=list(item.choices),
-        expected="yes and no, 0 to 5, 1 to 5, or no choices for any number from 0 to 1",
+        expected="no, yes; 0 to 5 or 1 to 5 as texts; or one of these from its end",
     )
 
 
