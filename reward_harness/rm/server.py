@@ -32,6 +32,20 @@ def serve(
     server_key_env: Annotated[
         str, typer.Option(help="variable with the key that clients must send")
     ] = "HARNESS_SERVER_KEY",
+    sign_key_env: Annotated[
+        str, typer.Option(help="variable with the key that signs every score; unset: no signature")
+    ] = "HARNESS_SIGN_KEY",
+    max_in_flight: Annotated[int, typer.Option(min=1, help="requests at once; beyond: 429")] = 256,
+    max_body_mib: Annotated[float, typer.Option(help="beyond: 413")] = 16.0,
+    max_llm_calls: Annotated[
+        int | None, typer.Option(min=0, help="paid calls of the judge, in all; beyond: 503")
+    ] = None,
+    max_llm_usd: Annotated[
+        float | None, typer.Option(min=0, help="money of the judge, in all; beyond: 503")
+    ] = None,
+    log_texts: Annotated[
+        bool, typer.Option(help="keep request bodies in the audit log, texts included")
+    ] = False,
     insecure: Annotated[
         bool, typer.Option(help="listen beyond this machine although no key is set")
     ] = False,
@@ -41,9 +55,10 @@ def serve(
     ] = False,
 ) -> None:
     """Start the scoring server; SIGTERM finishes what is in flight and stops it."""
+    from reward_harness.llm.budget import Caps
     from reward_harness.rm.deployments import Deployments
     from reward_harness.serving.run import Listen, run_server
-    from reward_harness.serving.settings import ServerSettings, require_safe_bind
+    from reward_harness.serving.settings import Limits, ServerSettings, require_safe_bind
     from reward_harness.serving.source import Source
 
     if (artifact is None) == (target is None):
@@ -52,10 +67,18 @@ def serve(
     require_safe_bind(host, key, server_key_env, insecure)
     workspace = Workspace.discover()
     deployments = Deployments(workspace, target) if target else None
-    source = Source(artifact, deployments, device, workspace.cache, api_key_env)
+    caps = Caps(max_calls=max_llm_calls, max_usd=max_llm_usd)
+    source = Source(artifact, deployments, device, workspace.cache, api_key_env, caps)
+    limits = Limits(body_bytes=int(max_body_mib * 2**20), in_flight=max_in_flight)
     run_server(
         source,
-        ServerSettings(key=key, audit_log=request_log_path),
+        ServerSettings(
+            key=key,
+            limits=limits,
+            audit_log=request_log_path,
+            audit_bodies=log_texts,
+            sign_key=os.environ.get(sign_key_env) or None,
+        ),
         Listen(host, port, ready_file, die_with_stdin),
         registry=deployments.folder / "server.json" if deployments else None,
     )

@@ -16,7 +16,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import asynccontextmanager
-from typing import Any
+from typing import Any, cast
 
 import orjson
 from fastapi import APIRouter, FastAPI, Request, Response
@@ -31,9 +31,10 @@ from reward_harness.serving.audit import AuditLog
 from reward_harness.serving.context import Context
 from reward_harness.serving.context import context_of as _context
 from reward_harness.serving.context import trace_of as _trace
-from reward_harness.serving.front import Front
+from reward_harness.serving.front import Front, Trace
 from reward_harness.serving.protocols import ROUTERS, AnyScoreBody, score_foreign
 from reward_harness.serving.settings import ServerSettings
+from reward_harness.serving.signing import content_hash, sign
 from reward_harness.serving.source import Served, Source
 from reward_harness.serving.wire import (
     INVALID_ITEM,
@@ -71,7 +72,6 @@ def create_app(source: Source, settings: ServerSettings | None = None) -> FastAP
     app.add_exception_handler(ServerError, _told)
     app.add_exception_handler(RequestValidationError, _told)
     app.add_exception_handler(HTTPException, _told)
-    app.add_exception_handler(Exception, _told)
     paths = frozenset(
         getattr(route, "path", "") for part in (router, *ROUTERS) for route in part.routes
     )
@@ -136,7 +136,7 @@ async def score(body: AnyScoreBody, request: Request) -> Response:
     if body.chars > context.settings.limits.text_chars:
         raise _too_long(context)
     with context.source.lease() as served:
-        trace.artifact_id = served.artifact.artifact_id
+        trace.artifact_id, trace.digest = served.artifact.artifact_id, served.digest
         result = (await served.scorer.score([body.item()]))[0]
         _count(context, result)
         if not isinstance(result, Scored):
@@ -145,7 +145,9 @@ async def score(body: AnyScoreBody, request: Request) -> Response:
     return _json(
         {
             "request_id": trace.request_id,
+            "digest": served.digest,
             **reply.model_dump(),
+            **_signature(context, trace, body, result),
             "latency_ms": trace.latency_ms,
         }
     )
@@ -161,10 +163,10 @@ async def batch_score(body: BatchBody, request: Request) -> Response:
     parsed = [_parsed(context, item) for item in body.items]
     good = [item for item in parsed if isinstance(item, ScoreBody)]
     with context.source.lease() as served:
-        trace.artifact_id = served.artifact.artifact_id
+        trace.artifact_id, trace.digest = served.artifact.artifact_id, served.digest
         scored = iter(await served.scorer.score([item.item() for item in good]) if good else [])
         results = [
-            _entry(context, index, item, served, scored) for index, item in enumerate(parsed)
+            _entry(context, trace, index, item, served, scored) for index, item in enumerate(parsed)
         ]
         return _json(
             {
@@ -187,27 +189,40 @@ def _parsed(context: Context, item: Any) -> ScoreBody | ServerError:
 
 def _entry(
     context: Context,
+    trace: Trace,
     index: int,
     item: ScoreBody | ServerError,
     served: Served,
     scored: Any,
 ) -> dict[str, Any]:
     if isinstance(item, ServerError):
-        return _failed_entry(index, item)
+        return _failed_entry(trace, index, item)
     result: ScoreResult = next(scored)
     _count(context, result)
     if not isinstance(result, Scored):
-        return _failed_entry(index, error_of(result))
-    return {"index": index, "ok": True, **_reply(served, item, result).model_dump()}
+        return _failed_entry(trace, index, error_of(result))
+    signature = _signature(context, trace, item, result)
+    return {"index": index, "ok": True, **_reply(served, item, result).model_dump(), **signature}
 
 
-def _failed_entry(index: int, error: ServerError) -> dict[str, Any]:
+def _signature(context: Context, trace: Trace, body: ScoreBody, result: Scored) -> dict[str, str]:
+    """The HMAC of one score, where the server has a key to sign with."""
+    if context.settings.sign_key is None:
+        return {}
+    content = content_hash(body.item().conversation)
+    key, digest = context.settings.sign_key, trace.digest or ""
+    return {"signature": sign(key, trace.request_id, digest, content, result.value)}
+
+
+def _failed_entry(trace: Trace, index: int, error: ServerError) -> dict[str, Any]:
+    """The first failed item's code stands in the audit line, though the batch is answered."""
+    trace.error_code = trace.error_code or error.code
     return {
         "index": index,
         "ok": False,
         "error_code": error.code,
         "error_message": error.message,
-        "retriable": error.status == 503,
+        "retriable": error.retriable,
     }
 
 
@@ -242,10 +257,8 @@ async def _told(request: Request, error: Exception) -> Response:
         told = ServerError(422, "invalid_request", _first_problem(error.errors()))
     elif isinstance(error, HTTPException):
         told = ServerError(error.status_code, "http_error", str(error.detail))
-    elif isinstance(error, ServerError):
-        told = error
     else:
-        told = ServerError(500, "internal_error", "the server failed; its log says why")
+        told = cast("ServerError", error)  # nothing else is registered; the front tells the rest
     trace = _trace(request)
     trace.error_code = told.code
     return _json(error_body(told, trace.request_id), told.status, told.headers)

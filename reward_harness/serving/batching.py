@@ -9,7 +9,6 @@ under load batches grow by themselves.
 from __future__ import annotations
 
 import asyncio
-import logging
 import threading
 from collections import deque
 from collections.abc import Sequence
@@ -17,11 +16,10 @@ from concurrent.futures import Future
 from dataclasses import dataclass, field
 
 from reward_harness.rewards.base import BaseRM, Failed, Item, ScoreResult
+from reward_harness.serving.audit import log_failure
 
 MAX_ITEMS = 256
 CLOSING = Failed("the server is shutting down", retriable=True, code="shutting_down")
-
-logger = logging.getLogger("reward_harness")
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,6 +96,6 @@ def score_safely(rm: BaseRM, items: Sequence[Item]) -> list[ScoreResult]:
     """
     try:
         return rm.score_items(items)
-    except Exception as error:  # the worker's boundary: a reward may be anybody's code
-        logger.exception("reward %s failed", rm.artifact_id)
+    except Exception as error:  # noqa: BLE001  the worker's boundary: a reward may be anybody's
+        log_failure(f"reward {rm.artifact_id} failed", error)
         return [Failed(f"{type(error).__name__}: {error}") for _ in items]

@@ -2,11 +2,13 @@
 it last.
 
 A plain ASGI layer: the body is read here, up to the limit, and replayed to the route, so that no
-route can be made to hold more than the limit in memory.
+route can be made to hold more than the limit in memory. An error that no route expected ends here
+as 500: its kind and place are logged, never its message, which could quote what was sent.
 """
 
 from __future__ import annotations
 
+import asyncio
 import re
 import time
 import uuid
@@ -16,13 +18,16 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from reward_harness.serving.audit import AuditLine, AuditLog
+from reward_harness.serving.audit import AuditLine, AuditLog, log_failure
 from reward_harness.serving.settings import ServerSettings, authorized
 from reward_harness.serving.telemetry import Telemetry
 from reward_harness.serving.wire import ServerError, error_body
 
 OPEN_ROUTES = ("/healthz",)
-REQUEST_ID = re.compile(r"[\w.\-]{1,64}")
+RETRIED_ONLY_ON_5XX = ("/classify", "/v1/embeddings", "/get_reward")
+"""Routes of trainers whose clients give up at any 4xx: too much load is 503 there, not 429."""
+REQUEST_ID = re.compile(r"[A-Za-z0-9_.\-]{1,64}")
+OTHER = "other"
 
 
 @dataclass(slots=True)
@@ -33,9 +38,12 @@ class Trace:
     endpoint: str
     started: float = field(default_factory=time.perf_counter)
     status: int = 500
+    begun: bool = False
     artifact_id: str | None = None
+    digest: str | None = None
     prompt_id: str | None = None
     error_code: str | None = None
+    body: str | None = None
 
     @property
     def latency_ms(self) -> float:
@@ -68,17 +76,21 @@ class Front:
 
         async def answer(message: Message) -> None:
             if message["type"] == "http.response.start":
-                trace.status = message["status"]
-                MutableHeaders(scope=message)["x-request-id"] = trace.request_id
+                trace.status, trace.begun = message["status"], True
+                told = MutableHeaders(scope=message)
+                told["x-request-id"] = trace.request_id
+                if trace.digest is not None:
+                    told["x-artifact-digest"] = trace.digest
             await send(message)
 
         try:
             await self._admitted(scope, headers, receive, answer)
         except ServerError as error:
-            trace.error_code = error.code
-            body = error_body(error, trace.request_id)
-            refusal = JSONResponse(body, error.status, headers=error.headers)
-            await refusal(scope, receive, answer)
+            await _refuse(error, trace, scope, receive, answer)
+        except Exception as error:  # noqa: BLE001  the server's boundary: no message is logged
+            log_failure(f"{trace.endpoint} failed", error)
+            told = ServerError(500, "internal_error", "the server failed; its log says why")
+            await _refuse(told, trace, scope, receive, answer)
         finally:
             self._record(trace)
 
@@ -88,17 +100,25 @@ class Front:
             headers.get("authorization"), self._settings.key
         ):
             raise ServerError(
-                401, "unauthorized", "a valid key is needed", {"WWW-Authenticate": "Bearer"}
+                401, "unauthorized", "a valid key is needed", {"WWW-Authenticate": "Bearer, Basic"}
             )
         if scope["method"] != "POST":
             await self._app(scope, receive, send)
             return
         if self._in_flight >= self._settings.limits.in_flight:
-            raise ServerError(429, "overloaded", "too many requests at once", {"Retry-After": "1"})
+            status = 503 if path in RETRIED_ONLY_ON_5XX else 429
+            told = "too many requests at once"
+            raise ServerError(status, "overloaded", told, {"Retry-After": "1"})
         self._in_flight += 1
         self._telemetry.in_flight.set(self._in_flight)
         try:
-            body = await self._read(headers, receive)
+            try:
+                async with asyncio.timeout(self._settings.limits.read_s):
+                    body = await self._read(headers, receive)
+            except TimeoutError as error:
+                raise ServerError(408, "body_too_slow", "the body did not come in time") from error
+            if self._settings.audit_bodies:
+                scope["state"]["trace"].body = body.decode("utf-8", "replace")
             await self._app(scope, _replay(body, receive), send)
         finally:
             self._in_flight -= 1
@@ -123,20 +143,32 @@ class Front:
                 return b"".join(parts)
 
     def _record(self, trace: Trace) -> None:
-        endpoint = trace.endpoint if trace.endpoint in self._routes else "other"
+        endpoint = trace.endpoint if trace.endpoint in self._routes else OTHER
         self._telemetry.requests.labels(endpoint, str(trace.status)).inc()
         self._telemetry.latency.labels(endpoint).observe(trace.latency_ms / 1000)
         self._audit.write(
             AuditLine(
                 request_id=trace.request_id,
-                endpoint=trace.endpoint,
+                endpoint=endpoint,
                 artifact_id=trace.artifact_id,
                 prompt_id=trace.prompt_id,
                 latency_ms=round(trace.latency_ms, 3),
                 status=trace.status,
                 error_code=trace.error_code,
+                body=trace.body,
             )
         )
+
+
+async def _refuse(
+    error: ServerError, trace: Trace, scope: Scope, receive: Receive, send: Send
+) -> None:
+    """Answer with an error, unless an answer has begun."""
+    trace.error_code = error.code
+    if trace.begun:
+        return
+    body = error_body(error, trace.request_id)
+    await JSONResponse(body, error.status, headers=error.headers)(scope, receive, send)
 
 
 def _too_large(limit: int) -> ServerError:

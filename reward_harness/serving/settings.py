@@ -14,21 +14,28 @@ from reward_harness.errors import SpecError
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """Beyond the first three the answer is 413, beyond the last 429."""
+    """Beyond the first three the answer is 413, beyond ``in_flight`` 429, after ``read_s`` 408."""
 
     body_bytes: int = 16 * 1024 * 1024
     batch_items: int = 1024
     text_chars: int = 200_000
     in_flight: int = 256
+    read_s: float = 60.0
 
 
 @dataclass(frozen=True, slots=True)
 class ServerSettings:
-    """``key`` None means that anyone who reaches the port may ask."""
+    """``key`` None means that anyone who reaches the port may ask.
+
+    ``sign_key``: answers of the native routes carry an HMAC (``signing``). ``audit_bodies``: the
+    audit log keeps what was asked, texts included.
+    """
 
     key: str | None = None
     limits: Limits = Limits()
     audit_log: Path | None = None
+    audit_bodies: bool = False
+    sign_key: str | None = None
 
 
 def is_loopback(host: str) -> bool:

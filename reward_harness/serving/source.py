@@ -16,12 +16,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from reward_harness.errors import ArtifactError, HarnessError
+from reward_harness.llm.budget import Caps, Usage
 from reward_harness.rewards.load import load_rm
 from reward_harness.rm.artifact import RMArtifact, read_artifact
 from reward_harness.rm.deployments import Deployments, require_deployable
 from reward_harness.serving.batching import Scorer
+from reward_harness.serving.judge import serve_judge
 
-POLL_S = 1.0
+POLL_S = 0.2
 
 logger = logging.getLogger("reward_harness")
 
@@ -47,6 +49,7 @@ class Source:
         device: where a classifier computes.
         cache: folder of the verdict store.
         api_key_env: the variable with the judge's key, where the artifact's own is not to be used.
+        caps: what all judges together may spend while this source lives.
     """
 
     def __init__(
@@ -56,7 +59,9 @@ class Source:
         device: str = "cpu",
         cache: Path | None = None,
         api_key_env: str | None = None,
+        caps: Caps | None = None,
     ) -> None:
+        self._caps, self._usage = caps or Caps(), Usage()
         self._deployments, self._device = deployments, device
         self._cache, self._api_key_env = cache, api_key_env
         self._served = self._load(path) if path is not None else self._load_deployed()
@@ -141,4 +146,5 @@ class Source:
 
     def _load(self, path: Path) -> Served:
         rm = load_rm(path, self._device, cache=self._cache, api_key_env=self._api_key_env)
+        serve_judge(rm, self._caps, self._usage)
         return Served(artifact=read_artifact(path), digest=rm.digest or "", scorer=Scorer(rm))

@@ -22,6 +22,7 @@ from reward_harness.rewards.base import (
 TEXT_TOO_LONG = "text_too_long"
 ABSTAINED = "abstained"
 INVALID_ITEM = "invalid_item"
+SPEND_CAP = "spend_cap"
 
 
 def _encodable(text: str) -> str:
@@ -99,6 +100,9 @@ class ScoreReply(Wire):
     variance: float = 0.0
 
 
+RETRIED = (408, 429, 503)
+
+
 class ServerError(Exception):
     """A request that ends in an HTTP error."""
 
@@ -108,6 +112,7 @@ class ServerError(Exception):
         super().__init__(message)
         self.status, self.code, self.message = status, code, message
         self.headers = headers or {}
+        self.retriable = status in RETRIED and code != SPEND_CAP
 
 
 def error_of(result: Abstained | Failed) -> ServerError:
@@ -118,6 +123,8 @@ def error_of(result: Abstained | Failed) -> ServerError:
         return ServerError(404, result.code, result.error)
     if result.code == INVALID_CONVERSATION:
         return ServerError(422, result.code, result.error)
+    if result.code == SPEND_CAP:
+        return ServerError(503, result.code, result.error)
     if result.retriable:
         return ServerError(503, result.code, result.error, {"Retry-After": "1"})
     return ServerError(502, result.code, result.error)
