@@ -96,8 +96,8 @@ class Gateway:
             problem = outcome.reason
             self._circuit.note_failed_attempt(problem)
             if attempt + 1 < attempts:
-                wait_s = outcome.wait_s
-                await self._sleep(backoff_s(self.endpoint, attempt) if wait_s is None else wait_s)
+                if not outcome.paused:
+                    await self._sleep(backoff_s(self.endpoint, attempt))
                 self.usage.retries += 1
         self._circuit.note_failure(problem)
         return Failed(f"the endpoint gave no answer: {problem}", retriable=True)
@@ -111,9 +111,10 @@ class Gateway:
         endpoint, slots = self.endpoint, self._limits.slots
         reserved, outcome = 0.0, None
         if endpoint.requests_per_minute or endpoint.tokens_per_minute:
-            reserved = await self._pause()
+            reserved = await self._keep_pace()
         await slots.acquire(endpoint.concurrency)
         try:
+            await self._wait_while_paused()
             if not probe and not self._circuit.closed():
                 return None
             check_caps(self.caps, self.usage)
@@ -126,7 +127,14 @@ class Gateway:
                 used = outcome.tokens if isinstance(outcome, _Answer) else 0
                 self._limits.settle(reserved, used, endpoint.tokens_per_minute)
 
-    async def _pause(self) -> float:
+    async def _wait_while_paused(self) -> None:
+        """Wait as long as the endpoint asked for, whichever request it told; the slot is held, so
+        that no other request takes its turn meanwhile.
+        """
+        while (left_s := self._limits.paused_until_s - self._clock()) > 0:
+            await self._sleep(left_s)
+
+    async def _keep_pace(self) -> float:
         """Wait for the next turn of the pace; the tokens reserved for it.
 
         One request waits at a time, so that all others notice a reached cap at once.
@@ -150,7 +158,10 @@ class Gateway:
         except (httpx.TransportError, httpx.DecodingError) as error:
             return _Retry(self._redact(f"{type(error).__name__}: {error}"))
         if response.status_code in RETRIED or response.status_code >= 500:
-            return _Retry(self._told(response), retry_after_s(response.headers))
+            asked_s = retry_after_s(response.headers)
+            if asked_s is not None:
+                self._limits.pause_until(self._clock() + asked_s)
+            return _Retry(self._told(response), paused=asked_s is not None)
         if response.status_code >= 300:
             raise self._refused(response)
         return self._read(response)
@@ -197,10 +208,10 @@ class _Answer:
 
 @dataclass(frozen=True, slots=True)
 class _Retry:
-    """An attempt that may be made again, after ``wait_s`` if the endpoint asked for it."""
+    """An attempt that may be made again; ``paused`` if the endpoint said when."""
 
     reason: str
-    wait_s: float | None = None
+    paused: bool = False
 
 
 def encode(body: Mapping[str, Any]) -> bytes:

@@ -1,4 +1,4 @@
-"""Limits that all gateways of a process share at one endpoint: requests in flight, and pace.
+"""Limits that all gateways of a process share at one endpoint: requests in flight, pace, pauses.
 
 What is shared is the count (requests in flight, when the next one is due), by ``base_url``; each
 gateway brings its own limit to it, so two of them never exceed the looser one together, nor either
@@ -112,6 +112,7 @@ class Limits:
     requests: Pace = field(default_factory=Pace)
     tokens: Pace = field(default_factory=Pace)
     expected_tokens: float = FIRST_GUESS_TOKENS
+    paused_until_s: float = 0.0
 
     def reserve(
         self, per_minute: int | None, tokens_per_minute: int | None, now_s: float
@@ -124,6 +125,10 @@ class Limits:
             tokens = self.expected_tokens
             wait_s = max(wait_s, self.tokens.reserve(tokens, tokens_per_minute, now_s))
         return wait_s, tokens
+
+    def pause_until(self, time_s: float) -> None:
+        """Begin no request before ``time_s``: the endpoint said so (``Retry-After``)."""
+        self.paused_until_s = max(self.paused_until_s, time_s)
 
     def settle(self, reserved: float, used: int, tokens_per_minute: int) -> None:
         """Note what a request used that had ``reserved`` tokens; 0 if it was not answered."""

@@ -8,7 +8,8 @@ by the ``liked`` words it contains, a criterion "mentions WORD" holds where the 
 the proposer adds such criteria from ``vocabulary``. ``latency_s``, ``error_rate`` (429 and 503
 by turns), ``silent_rate`` (no answer at all), ``cut_rate`` (the HTTP body is half of a JSON
 text, unpaid), ``broken_rate`` (replies that are no JSON), ``hold_after`` (answer so many requests,
-then answer none), ``down_after`` (then 503 only) make it a bad endpoint. A request counts as paid
+then answer none), ``down_after`` (then 503 only), ``told`` (status and headers of the next replies)
+make it a bad endpoint. A request counts as paid
 once it was answered with 200. ``latest`` has the last request of each connection: a client that
 uses a connection again has read what it got there before, so of a client that was killed these
 are all the requests whose answers it may not have kept.
@@ -57,6 +58,7 @@ class Simulator:
     cut_rate: float = 0.0
     hold_after: int | None = None
     down_after: int | None = None
+    told: list[tuple[int, dict[str, str]]] = field(default_factory=list)
     chatty: bool = False
     cost: object = None
     bodies: list[dict[str, Any]] = field(default_factory=list)
@@ -138,6 +140,9 @@ class Simulator:
         if self.hold_after is not None and self.answered >= self.hold_after:
             await self._released.wait()
             return web.Response(status=503)
+        if self.told:
+            status, headers = self.told.pop(0)
+            return web.Response(status=status, headers=headers, text="told")
         if self.down_after is not None and self.answered >= self.down_after:
             return web.Response(status=503)
         if self._chance(f"error{self.received}") < self.error_rate:

@@ -146,8 +146,9 @@ def test_one_fault_in_five_costs_retries_and_nothing_else(world, tmp_path):
     repairs = sum(len(body["messages"]) > 2 for body in world.bodies)
     assert retries > 0.1 * needed
     assert repairs > 0
-    # a second unreadable reply sends its question to the end of the round
-    assert faulty.spent.calls == world.received <= needed + retries + 2 * repairs
+    # a second unreadable reply sends its question to the end of the round; a time-out may strike
+    # before the request was received
+    assert world.received <= faulty.spent.calls <= needed + retries + 2 * repairs
 
 
 @pytest.mark.parametrize("answered", [0, 40])
