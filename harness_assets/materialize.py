@@ -9,6 +9,7 @@ from harness_assets.record import record
 from harness_resources.compute import Compute
 from harness_resources.llm import LLM
 from harness_resources.store import Store
+from reward_harness.errors import BudgetExceeded, HarnessError, LLMError
 from reward_harness.progress import Progress, ProgressSink
 from reward_harness.stages import STAGES, Services, make
 
@@ -21,10 +22,14 @@ def materialize(
     *,
     compute: Compute | None = None,
     llm: LLM | None = None,
+    again: str = "",
 ) -> Iterator[dg.MaterializeResult]:
     """Yield the materialization of this asset's partition, or nothing if the experiment has no
-    such stage.
+    such stage. What a retry cannot change fails at once: a spent budget, bad input. A policy that
+    was stopped for hacking its reward is recorded, then its run fails.
     """
+    from reward_harness.stages.training import require_unhacked
+
     stage = STAGES[context.asset_key.path[-1]]
     spec = store.experiment(context.partition_key)
     if not stage.wanted(spec):
@@ -35,12 +40,22 @@ def materialize(
     services = Services(
         launcher=compute.launcher(context, spec.compute) if compute else None,
         progress=log_progress(context),
-        run_id=context.run_id,
+        run_id=context.run.run_id,
         search_budget=llm.budget() if llm else {},
+        again=again,
     )
-    artifact, reused = make(store.workspace(), spec, stage.name, services)
+    try:
+        artifact, reused = make(store.workspace(), spec, stage.name, services)
+    except HarnessError as error:
+        if isinstance(error, LLMError) and not isinstance(error, BudgetExceeded):
+            raise
+        raise dg.Failure(str(error), allow_retries=False) from error
     gates = [check.name for check in context.assets_def.check_specs]
     yield record(artifact, reused=reused, gates=gates)
+    try:
+        require_unhacked(artifact)
+    except HarnessError as error:
+        raise dg.Failure(str(error), allow_retries=False) from error
 
 
 def log_progress(context: dg.AssetExecutionContext) -> ProgressSink:
@@ -50,6 +65,9 @@ def log_progress(context: dg.AssetExecutionContext) -> ProgressSink:
 
     def sink(event: Progress) -> None:
         nonlocal last
+        if event.alert:
+            context.log.warning(progress_line(event, time.monotonic() - start))
+            return
         now = time.monotonic()
         if now - last < LOG_EVERY_S and event.step < event.total:
             return

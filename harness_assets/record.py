@@ -24,6 +24,16 @@ METRIC_SCHEMA = dg.TableSchema(
         dg.TableColumn("better", "string"),
     ]
 )
+COMPARISON = "comparison"
+COMPARISON_SCHEMA = dg.TableSchema(
+    columns=[
+        dg.TableColumn("rubric", "string"),
+        dg.TableColumn("agreement", "float"),
+        dg.TableColumn("interval", "string"),
+        dg.TableColumn("prompts", "int"),
+        dg.TableColumn("pairs", "int"),
+    ]
+)
 
 
 def record(artifact: Artifact, *, reused: bool, gates: Iterable[str] = ()) -> dg.MaterializeResult:
@@ -54,14 +64,47 @@ def _metadata(artifact: Artifact, reused: bool) -> dict[str, Any]:
         name: dg.MetadataValue.float(float(metric.value))
         for name, metric in manifest.metrics.items()
     }
+    if (comparison := artifact.publication.notes.get(COMPARISON)) is not None:
+        metadata["comparison"] = comparison_table(comparison)
     return metadata | {
-        "made": "reused: nothing it is made from changed" if reused else "made by this run",
+        "made": _how(artifact, reused),
         "artifact": manifest.artifact_id,
         "path": dg.MetadataValue.path(str(artifact.path)),
         "inputs": dg.MetadataValue.json(artifact.publication.inputs),
         "cost": dg.MetadataValue.json(manifest.cost.model_dump()),
         "reproduce": f"harness reproduce {manifest.artifact_id}",
     }
+
+
+def _how(artifact: Artifact, reused: bool) -> str:
+    if reused:
+        return "reused: nothing it is made from changed"
+    comparison = artifact.publication.notes.get(COMPARISON)
+    if comparison is None:
+        return "made by this run"
+    kept = "found by this run" if comparison["replaced"] else "the one in force, published again"
+    return f"re-search {comparison['round']}: {kept}; {comparison['reason']}"
+
+
+def comparison_table(comparison: dict[str, Any]) -> dg.TableMetadataValue:
+    """What a re-search found beside what was in force: share of test pairs ordered rightly."""
+    rows = {name: comparison[name] for name in ("challenger", "in_force", "difference")}
+    return dg.MetadataValue.table(
+        [
+            dg.TableRecord(
+                {
+                    "rubric": name.replace("_", " "),
+                    "agreement": round(found["value"], 4),
+                    "interval": f"[{found['ci_low']:.4g}, {found['ci_high']:.4g}]",
+                    "prompts": found["prompts"],
+                    "pairs": found["pairs"],
+                }
+            )
+            for name, found in rows.items()
+            if found is not None
+        ],
+        schema=COMPARISON_SCHEMA,
+    )
 
 
 def _metric_rows(manifest: Manifest) -> list[dg.TableRecord]:

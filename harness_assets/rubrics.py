@@ -6,11 +6,23 @@ from collections.abc import Iterator
 from datetime import timedelta
 
 import dagster as dg
+from pydantic import Field
 
 from harness_assets.graph import LLM_RETRY, OWNERS, PROMPT_TEMPLATES, stage_asset
 from harness_assets.materialize import materialize
 from harness_resources.llm import LLM
 from harness_resources.store import Store
+
+
+class SearchRun(dg.Config):
+    """What a run may ask of the search besides its budget (resource ``llm``)."""
+
+    again: str = Field(
+        default="",
+        description="Search again although nothing changed: a name for the repetition, such as its "
+        "date. Only a rubric that is better on the held-out prompts replaces the one in force.",
+    )
+
 
 prompt_templates = dg.AssetSpec(
     PROMPT_TEMPLATES,
@@ -26,10 +38,10 @@ prompt_templates = dg.AssetSpec(
     **stage_asset("rubric_population", kinds={"json"}, pool="llm_api", retry_policy=LLM_RETRY)
 )
 def rubric_population(
-    context: dg.AssetExecutionContext, store: Store, llm: LLM
+    context: dg.AssetExecutionContext, config: SearchRun, store: Store, llm: LLM
 ) -> Iterator[dg.MaterializeResult]:
     """Rubrics found by the search on the training prompts, with scores, history and cost."""
-    yield from materialize(context, store, llm=llm)
+    yield from materialize(context, store, llm=llm, again=config.again)
 
 
 @dg.asset(

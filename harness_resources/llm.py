@@ -14,9 +14,18 @@ class LLM(dg.ConfigurableResource):
     max_calls: int | None = Field(
         default=None, description="stop, resumable, after this many paid calls"
     )
-    max_usd: float | None = Field(default=None, description="stop, resumable, at this cost")
+    max_tokens: int | None = Field(
+        default=None, description="stop, resumable, after this many tokens of prompts and replies"
+    )
+    max_usd: float | None = Field(
+        default=None, description="stop, resumable, at this cost, where the endpoint reports one"
+    )
 
     def budget(self) -> dict[str, float]:
         """The caps that are set."""
-        caps = {"max_calls": self.max_calls, "max_usd": self.max_usd}
+        caps = {
+            "max_calls": self.max_calls,
+            "max_tokens": self.max_tokens,
+            "max_usd": self.max_usd,
+        }
         return {name: float(cap) for name, cap in caps.items() if cap is not None}

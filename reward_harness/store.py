@@ -15,12 +15,12 @@ import json
 import os
 import shutil
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from pydantic import ValidationError
+from pydantic import Field, ValidationError
 
 from reward_harness.errors import ArtifactError
 from reward_harness.hashing import canonical_json, digest_file, digest_json
@@ -44,7 +44,11 @@ SPECS_FOLDER = "specs"
 
 @dataclass(frozen=True, slots=True)
 class Recipe:
-    """Everything that decides what a stage makes; equal recipes make one artifact."""
+    """Everything that decides what a stage makes; equal recipes make one artifact.
+
+    ``again`` names a deliberate repetition: it is made once beside what is published, and whoever
+    asks for the recipe without a name is given the newest.
+    """
 
     experiment: str
     stage: str
@@ -52,6 +56,12 @@ class Recipe:
     sections: Mapping[str, str]
     inputs: Mapping[str, str]
     extra: Mapping[str, Any] = field(default_factory=dict[str, Any])
+    again: str = ""
+
+    @property
+    def work_key(self) -> str:
+        """Names what an unfinished build leaves behind, apart for each repetition."""
+        return digest_json([self.digest, self.again]) if self.again else self.digest
 
     @property
     def digest(self) -> str:
@@ -72,7 +82,10 @@ class Recipe:
 
 
 class Publication(Frozen):
-    """One line of ``publications.jsonl``: when and from what an artifact was made or made again."""
+    """One line of ``publications.jsonl``: when and from what an artifact was made or made again.
+
+    ``notes`` are of this making; the manifest keeps those of the first.
+    """
 
     digest: str
     recipe: str
@@ -80,6 +93,8 @@ class Publication(Frozen):
     spec_digest: str
     run_id: str
     published_at: str
+    again: str = ""
+    notes: dict[str, Any] = Field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -180,7 +195,8 @@ class ArtifactStore:
         """What was published from an equal recipe, newest first, or None."""
         for publication in reversed(self.publications(recipe.experiment, recipe.stage)):
             path = self._manifest_path(recipe.experiment, recipe.stage, publication.digest)
-            if publication.recipe == recipe.digest and path.is_file():
+            wanted = recipe.again in ("", publication.again)
+            if wanted and publication.recipe == recipe.digest and path.is_file():
                 return self._open(recipe.experiment, recipe.stage, publication)
         return None
 
@@ -216,7 +232,7 @@ class ArtifactStore:
                 raise
             self._save_spec(recipe, snapshot)
             self._publish(building, folder / manifest.digest)
-            publication = self._append(recipe, manifest.digest, run_id)
+            publication = self._append(recipe, manifest.digest, run_id, outcome.notes)
         return self._open(recipe.experiment, recipe.stage, publication), False
 
     def spec_snapshot(self, experiment: str, spec_digest: str) -> dict[str, Any]:
@@ -255,7 +271,9 @@ class ArtifactStore:
         latest = self.publications(recipe.experiment, recipe.stage)[-1]
         if latest.recipe == recipe.digest and latest.digest == artifact.digest:
             return artifact
-        publication = self._append(recipe, artifact.digest, run_id)
+        made = artifact.publication
+        recipe = replace(recipe, again=made.again)
+        publication = self._append(recipe, artifact.digest, run_id, made.notes)
         return Artifact(artifact.path, artifact.manifest, publication)
 
     def _seal(
@@ -306,7 +324,9 @@ class ArtifactStore:
         building.rename(final)
         _fsync(final.parent)
 
-    def _append(self, recipe: Recipe, digest: str, run_id: str) -> Publication:
+    def _append(
+        self, recipe: Recipe, digest: str, run_id: str, notes: Mapping[str, Any]
+    ) -> Publication:
         publication = Publication(
             digest=digest,
             recipe=recipe.digest,
@@ -314,6 +334,8 @@ class ArtifactStore:
             spec_digest=recipe.spec_digest,
             run_id=run_id,
             published_at=_now(),
+            again=recipe.again,
+            notes=dict(notes),
         )
         folder = self.stage_folder(recipe.experiment, recipe.stage)
         with (
@@ -372,4 +394,5 @@ def _reproduce_argv(recipe: Recipe) -> list[str]:
         for part in ("--input", f"{name}={digest}")
     ]
     spec = ["--spec-digest", recipe.spec_digest]
-    return ["harness", "stage", recipe.experiment, recipe.stage, *spec, *inputs]
+    again = ["--again", recipe.again] if recipe.again else []
+    return ["harness", "stage", recipe.experiment, recipe.stage, *spec, *inputs, *again]

@@ -44,6 +44,7 @@ def stage(
     inputs: Annotated[
         list[str] | None, typer.Option("--input", help="stage=digest; repeat")
     ] = None,
+    again: Annotated[str, typer.Option(help="name of the repetition, for a re-search")] = "",
     output: Annotated[
         Path | None, typer.Option(help="an empty or new folder for the files")
     ] = None,
@@ -64,7 +65,7 @@ def stage(
         )
     if folder.exists():
         folder.rmdir()
-    services = Services(progress=_show)
+    services = Services(progress=_show, again=again)
     build_again(Workspace.discover(), experiment, name, spec_digest, pairs, folder, services)
     console.print(f"wrote {folder}")
 

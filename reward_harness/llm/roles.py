@@ -66,7 +66,10 @@ class Compared:
 
 
 class ModelRoles:
-    """The roles on one gateway and one verdict store; implements ``grading.Grader``."""
+    """The roles on one gateway and one verdict store; implements ``grading.Grader``.
+
+    ``draw`` other than 0 has rubrics proposed anew where the store knows a proposal already.
+    """
 
     def __init__(
         self, gateway: ChatModel, store: VerdictStore, templates: Mapping[Role, Template]
@@ -74,6 +77,7 @@ class ModelRoles:
         self.gateway = gateway
         self.store = store
         self.templates = templates
+        self.draw = 0
         self._flying: dict[str, asyncio.Task[dict[str, Any] | Failed]] = {}
 
     async def grade(
@@ -160,6 +164,7 @@ class ModelRoles:
     async def _ask_criteria(
         self, role: Role, user: Mapping[str, Any], known: Sequence[Criterion], vote: int = 0
     ) -> tuple[Criterion, ...] | Failed:
+        vote += self.draw
         asker, template = self._asker(role), self.templates[role]
         identity = [c.content for c in known]
         key = asker.key(digest_json(dict(user)), identity, vote)

@@ -36,7 +36,8 @@ Builder = Callable[["StageRun", Path], Outcome]
 class Services:
     """What a stage is handed besides its inputs; the defaults serve a plain command line.
 
-    ``launcher`` None means: the kind named by the experiment's compute section.
+    ``launcher`` None means: the kind named by the experiment's compute section. ``again`` names a
+    deliberate repetition of what is published already, which is otherwise reused.
     """
 
     launcher: Launcher | None = None
@@ -44,6 +45,7 @@ class Services:
     run_id: str = field(default_factory=lambda: uuid.uuid4().hex)
     search_budget: Mapping[str, float] = field(default_factory=dict[str, float])
     device: str | None = None
+    again: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,9 +96,9 @@ def plan_recipe(
     extra: dict[str, Any] = {}
     if stage.templates:
         extra["templates"] = digest_tree(workspace.prompts)
-    if stage.name in ("rubric_population", "best_rubric", "rm_artifact"):
+    if "search" in stage.sections:
         extra["backend"] = _resolved_backend(spec)
-    if stage.group == "datasets":
+    if stage.from_source:
         extra["source"] = _source_fingerprint(workspace, spec, stage)
     if stage.name == "rm_artifact":
         extra["attacks"] = digest_tree(workspace.attacks)
@@ -141,6 +143,8 @@ def make(
     store = ArtifactStore(workspace.runs)
     found = dict(inputs) if inputs is not None else current_inputs(store, spec, stage)
     recipe = plan_recipe(workspace, spec, stage, {name: a.digest for name, a in found.items()})
+    if services.again and store.find(recipe) is not None:
+        recipe = replace(recipe, again=services.again)
     run = StageRun(stage, spec, workspace, store, found, services, recipe)
     produced = store.produce(
         recipe,

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from reward_harness.errors import ArtifactError
@@ -77,7 +77,8 @@ def build_again(
     store = ArtifactStore(workspace.runs)
     spec = ExperimentSpec.model_validate(store.spec_snapshot(experiment, spec_digest))
     found = {name: store.load(experiment, name, digest) for name, digest in inputs.items()}
-    recipe = plan_recipe(workspace, spec, stage, dict(inputs))
+    planned = plan_recipe(workspace, spec, stage, dict(inputs))
+    recipe = replace(planned, again=services.again)
     folder.mkdir(parents=True)
     return builder_of(stage)(
         StageRun(stage, spec, workspace, store, found, services, recipe), folder
@@ -99,7 +100,7 @@ def reproduce(workspace: Workspace, artifact_id: str, services: Services) -> Rep
             publication.spec_digest,
             publication.inputs,
             folder,
-            services,
+            replace(services, again=publication.again),
         )
         made = [
             _output(folder, o.path)

@@ -47,6 +47,17 @@ from reward_harness.rubrics.search.surroundings import Surroundings, open_search
 from reward_harness.rubrics.types import Rubric
 from reward_harness.search_sections import GradedParts
 from reward_harness.stages.make import StageRun
+from reward_harness.stages.research import (
+    NOTE,
+    Comparison,
+    compare,
+    draw_of,
+    incumbent_of,
+    kept,
+    publish_again,
+    seed_of,
+)
+from reward_harness.store import Artifact
 
 CHECKPOINT_NAME = "search.json"
 
@@ -54,9 +65,9 @@ CHECKPOINT_NAME = "search.json"
 def rubric_population(run: StageRun, folder: Path) -> Outcome:
     """Search on the train split; ``BudgetExceeded`` where this run's own budget ends it early."""
     records = _records(run, "train")
-    checkpoint = run.workspace.cache / "resume" / run.recipe.digest / CHECKPOINT_NAME
+    checkpoint = run.workspace.cache / "resume" / run.recipe.work_key / CHECKPOINT_NAME
     around = _surroundings(run, checkpoint)
-    config, seed = run.experiment.search, run.experiment.seed
+    config, seed = run.experiment.search, seed_of(run)
     if checkpoint.is_file():
         session = SearchSession.resume(records, config, checkpoint, seed=seed, around=around)
     else:
@@ -73,7 +84,9 @@ def rubric_population(run: StageRun, folder: Path) -> Outcome:
 
 
 def best_rubric(run: StageRun, folder: Path) -> Outcome:
-    """Choose on the validation split, measure on the test split."""
+    """Choose on the validation split, measure on the test split; a re-search's choice has to beat
+    the rubric in force.
+    """
     population = read_population(run.input("rubric_population").file("population.json"))
     splits = {name: _records(run, name) for name in ("train", "validation", "test")}
     roles = open_search_roles(run.experiment.search, _surroundings(run, None))
@@ -82,16 +95,38 @@ def best_rubric(run: StageRun, folder: Path) -> Outcome:
     ends = np.cumsum([len(splits[name]) for name in splits]).tolist()
     ranges = {"train": range(ends[0]), "validation": range(ends[0], ends[1])}
     ranges["test"] = range(ends[1], ends[2])
+    incumbent = incumbent_of(run, population.again)
+    comparison: Comparison | None = None
     try:
         if population.scope == "shared":
             rubrics, heldout = _choose(run, population, evaluator, ranges)
         else:
             rubrics, heldout = _own_rubrics(population)
+        if incumbent is not None:
+            comparison = _against(run, incumbent, population, rubrics, evaluator, ranges["test"])
     finally:
         if roles is not None:
             run_sync(roles.aclose())
+    if incumbent is not None and comparison is not None and not comparison.replaced:
+        return publish_again(incumbent, comparison, _cost(roles), folder)
     _write_choice(run, rubrics, heldout, evaluator, ranges, folder)
-    return Outcome(metrics=_heldout_metrics(heldout), cost=_cost(roles))
+    notes = {} if comparison is None else {NOTE: comparison.model_dump(mode="json")}
+    return Outcome(metrics=_heldout_metrics(heldout), cost=_cost(roles), notes=notes)
+
+
+def _against(
+    run: StageRun,
+    incumbent: Artifact,
+    population: Population,
+    rubrics: dict[str, Rubric],
+    evaluator: Evaluator,
+    test: range,
+) -> Comparison:
+    """A re-search's choice beside the rubric in force."""
+    if SHARED not in rubrics:
+        return kept(incumbent, population.again, "nothing is held out that could tell them apart")
+    seed = run.experiment.seed
+    return compare(rubrics[SHARED], incumbent, population.again, evaluator, test, seed)
 
 
 def _records(run: StageRun, split: str) -> list[RankedPrompt]:
@@ -100,13 +135,18 @@ def _records(run: StageRun, split: str) -> list[RankedPrompt]:
 
 def _surroundings(run: StageRun, checkpoint: Path | None) -> Surroundings:
     budget = run.services.search_budget
-    calls, usd = budget.get("max_calls"), budget.get("max_usd")
+    calls, tokens = budget.get("max_calls"), budget.get("max_tokens")
     return Surroundings(
         cache=run.workspace.cache,
         prompts=run.workspace.prompts,
         presets=_presets(run),
         checkpoint=checkpoint,
-        caps=Caps(max_calls=None if calls is None else int(calls), max_usd=usd),
+        draw=draw_of(run),
+        caps=Caps(
+            max_calls=None if calls is None else int(calls),
+            max_usd=budget.get("max_usd"),
+            max_tokens=None if tokens is None else int(tokens),
+        ),
         progress=run.services.progress,
         stage=run.stage.name,
     )
@@ -133,12 +173,12 @@ def _presets(run: StageRun) -> dict[str, Rubric]:
 def _write_search(
     run: StageRun, session: SearchSession, result: SearchResult, folder: Path
 ) -> None:
-    population = population_of(session, result)
+    population = population_of(session, result, run.recipe.again)
     history = result.state.history
     write_json(folder / "population.json", population.model_dump(mode="json"))
     write_json(folder / "history.json", [line.model_dump(mode="json") for line in history])
     named = f"ranked_prompts/{run.input('ranked_prompts').digest}/train.jsonl"
-    output = output_json(session, result, named, run.experiment.seed)
+    output = output_json(session, result, named, seed_of(run))
     write_json(folder / "search_output.json", output)
     summary = population_summary(population, history)
     (folder / "summary.md").write_text(summary, encoding="utf-8")

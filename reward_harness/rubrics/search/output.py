@@ -40,7 +40,7 @@ class UnitResult(Frozen):
 
 
 class Population(Frozen):
-    """``population.json``."""
+    """``population.json``; ``again`` names the repetition where it is not the first search."""
 
     scope: str
     mode: str
@@ -49,9 +49,10 @@ class Population(Frozen):
     stopped: str
     inconsistent_judgements: float | None
     units: tuple[UnitResult, ...]
+    again: str = ""
 
 
-def population_of(session: SearchSession, result: SearchResult) -> Population:
+def population_of(session: SearchSession, result: SearchResult, again: str = "") -> Population:
     """The published form of the search's units."""
     return Population(
         scope=session.config.scope,
@@ -71,6 +72,7 @@ def population_of(session: SearchSession, result: SearchResult) -> Population:
             )
             for unit in result.state.units
         ),
+        again=again,
     )
 
 

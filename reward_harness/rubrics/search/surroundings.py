@@ -39,7 +39,7 @@ OPERATIONAL_ENDPOINT = {
 
 @dataclass(frozen=True, slots=True)
 class Surroundings:
-    """What a search uses besides its data and its configuration; none of it changes the result.
+    """What a search uses besides its data and its configuration; only ``draw`` changes the result.
 
     Attributes:
         cache: folder of the verdict store; None keeps verdicts in memory only.
@@ -49,6 +49,7 @@ class Surroundings:
         presets: the same for single prompts, by prompt id; ``preset_of`` says which one counts.
         checkpoint: written after every generation, and read first if it is there.
         caps: what this session may spend.
+        draw: another number has a model propose anew instead of from the verdict store.
         progress: told of every generation.
         stage: the name progress events carry.
     """
@@ -60,6 +61,7 @@ class Surroundings:
     presets: Mapping[str, Rubric] = field(default_factory=dict[str, Rubric])
     checkpoint: Path | None = None
     caps: Caps = field(default_factory=Caps)
+    draw: int = 0
     progress: ProgressSink = quiet
     stage: str = "rubric_population"
 
@@ -91,8 +93,12 @@ def open_search_roles(
         from reward_harness.llm.local import open_local_roles
 
         models = around.cache or Workspace.discover().cache
-        return open_local_roles(resolve_local_model(config), templates, around.store, models, caps)
-    return open_roles(config.endpoint, templates, around.store, caps)
+        local = resolve_local_model(config)
+        roles = open_local_roles(local, templates, around.store, models, caps)
+    else:
+        roles = open_roles(config.endpoint, templates, around.store, caps)
+    roles.draw = around.draw
+    return roles
 
 
 def left_to_spend(config: SearchConfig, around: Surroundings, spent: Spent | None) -> Caps:

@@ -1,0 +1,125 @@
+"""The weekly re-search through the real graph: the incumbent stays unless something better came."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from datetime import UTC, datetime
+
+import dagster as dg
+import pytest
+import yaml
+
+from harness_assets.graph import stage_key
+from harness_jobs.definitions import defs, job_named
+from harness_jobs.registry import registered_instance
+from harness_jobs.schedules import weekly_rubric_research
+from harness_resources.store import Store
+from reward_harness.spec import read_experiment
+from reward_harness.stages.make import Services, make
+from reward_harness.stages.reproduce import reproduce
+from reward_harness.store import ArtifactStore
+from reward_harness.workspace import Workspace
+from tests.graph.conftest import planned, stale_stages
+from tests.llm.simulator import Simulator
+
+pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("graph"), pytest.mark.timeout(900)]
+MONDAY = datetime(2026, 1, 5, 3, tzinfo=UTC)
+LIKED = ("because", "water")
+RUBRIC_STAGES = ("ranked_prompts", "rubric_population", "best_rubric")
+
+
+def asked_on(workspace: Workspace, day: datetime) -> dict[str, dg.RunRequest]:
+    """The schedule's requests of one tick, by experiment."""
+    with registered_instance(workspace, []) as instance:
+        context = dg.build_schedule_context(
+            instance=instance,
+            scheduled_execution_time=day,
+            resources={"store": Store()},
+            repository_def=defs().get_repository_def(),
+        )
+        found = weekly_rubric_research.evaluate_tick(context).run_requests
+    return {str(request.partition_key): request for request in found}
+
+
+def researched(workspace: Workspace, request: dg.RunRequest) -> dict[str, dg.MetadataValue]:
+    """Run what the schedule asked for; the metadata of ``best_rubric``."""
+    with registered_instance(workspace, []) as instance:
+        result = job_named("search_rubrics").execute_in_process(
+            instance=instance,
+            partition_key=request.partition_key,
+            run_config=request.run_config,
+            asset_selection=list(request.asset_selection or ()),
+            tags=dict(request.tags),
+        )
+    (event,) = result.asset_materializations_for_node("rubrics__best_rubric")
+    return dict(event.metadata)
+
+
+def test_a_research_that_finds_nothing_better_publishes_the_incumbent_again(
+    finished: Workspace,
+) -> None:
+    store = ArtifactStore(finished.runs)
+    population, best = (store.current("smoke", name) for name in RUBRIC_STAGES[1:])
+    request = asked_on(finished, MONDAY)["smoke"]
+    metadata = researched(finished, request)
+    found = store.current("smoke", "rubric_population")
+    assert found.digest != population.digest
+    kept = store.current("smoke", "best_rubric")
+    assert kept.digest == best.digest
+    assert kept.publication.inputs["rubric_population"] == found.digest
+    assert stale_stages(finished, "smoke") == planned(finished, "smoke") == set()
+    made = metadata["made"].value
+    assert made.startswith("re-search 2026-01-05: the one in force, published again; ")
+    note = kept.publication.notes["comparison"]
+    assert note["incumbent"] == best.digest and not note["replaced"]
+    if note["difference"] is not None:
+        assert note["difference"]["ci_low"] <= 0
+    assert researched(finished, request)["made"].value.startswith("reused")
+    assert store.current("smoke", "rubric_population").digest == found.digest
+    assert reproduce(finished, found.manifest.artifact_id, Services()).same_content
+    assert reproduce(finished, kept.manifest.artifact_id, Services()).same_content
+
+
+@pytest.fixture
+def endpoint(monkeypatch: pytest.MonkeyPatch) -> Iterator[Simulator]:
+    """An endpoint whose judge likes two words and whose proposer, at first, names neither."""
+    with Simulator(vocabulary=("and", "not"), liked=LIKED) as running:
+        monkeypatch.setenv("LLM_API_KEY", running.key)
+        monkeypatch.setenv("LLM_BASE_URL", running.url)
+        yield running
+
+
+def test_a_better_rubric_replaces_the_incumbent_with_the_comparison_beside_it(
+    workspace: Workspace, endpoint: Simulator
+) -> None:
+    search = {"backend": "openai", "generations": 1, "population_size": 3}
+    ranked = {"source": "tour", "limit": 32}
+    body = {"extends": "tour", "search": search, "dataset": {"ranked": ranked}}
+    (workspace.experiments / "better.yaml").write_text(yaml.safe_dump(body))
+    with registered_instance(workspace, ["better"]):
+        pass
+    spec = read_experiment(workspace.experiments, "better")
+    first = [make(workspace, spec, name)[0] for name in RUBRIC_STAGES][-1]
+    endpoint.vocabulary = (*LIKED, "and")
+    metadata = researched(workspace, asked_on(workspace, MONDAY)["better"])
+    best = ArtifactStore(workspace.runs).current("better", "best_rubric")
+    assert best.digest != first.digest
+    rows = {row.data["rubric"]: row.data for row in metadata["comparison"].records}
+    assert rows["challenger"]["agreement"] > rows["in force"]["agreement"]
+    note = best.publication.notes["comparison"]
+    assert note["replaced"] and note["incumbent"] == first.digest
+    assert note["difference"]["ci_low"] > 0
+    assert best.manifest.metrics["heldout_agreement"].value == note["challenger"]["value"]
+    assert metadata["made"].value.startswith("re-search 2026-01-05: found by this run; ")
+    assert {"rubric_population", "best_rubric"}.isdisjoint(planned(workspace, "better"))
+
+
+def test_experiments_without_held_out_prompts_are_not_searched_again(
+    workspace: Workspace, edit: Callable[..., None]
+) -> None:
+    with registered_instance(workspace, ["smoke", "tour"]):
+        pass
+    edit("smoke", lambda spec: spec["search"].update(scope="prompt_local"))
+    assert set(asked_on(workspace, MONDAY)) == {"tour"}
+    (selected,) = asked_on(workspace, MONDAY).values()
+    assert selected.asset_selection == [stage_key(name) for name in RUBRIC_STAGES[1:]]
