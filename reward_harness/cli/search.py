@@ -7,7 +7,6 @@ where to write and how to go on.
 from __future__ import annotations
 
 import inspect
-import os
 import sys
 from pathlib import Path
 from typing import Annotated, Any
@@ -16,7 +15,6 @@ import typer
 from rich.console import Console
 
 from reward_harness.rubrics.search.flags import FLAGS, GROUPS, config_of, setting_of
-from reward_harness.sections import SearchConfig
 from reward_harness.workspace import Workspace
 
 FILES, RESUME, SHOW = "Data and output", "Checkpoints", "Display"
@@ -97,7 +95,6 @@ def search(
     from reward_harness.rubrics.search.run_records import Invocation
 
     config = config_of(settings)
-    _prefer_flags(config)
     request = SearchRequest(
         dataset=dataset.resolve(),
         output=output.resolve(),
@@ -158,12 +155,6 @@ def _compare(first: Path, second: Path) -> None:
         typer.echo(f"different: the best rubrics of {len(names)} prompts differ ({shown} …)")
         raise typer.Exit(1)
     typer.echo(f"equal: the best rubrics are those of {first}")
-
-
-def _prefer_flags(config: SearchConfig) -> None:
-    """A flag wins over its variable, which elsewhere wins over an experiment's endpoint."""
-    os.environ["LLM_BASE_URL"] = config.endpoint.base_url
-    os.environ["LLM_MODEL"] = config.endpoint.model
 
 
 def normalized_argv(ctx: typer.Context) -> tuple[str, ...]:

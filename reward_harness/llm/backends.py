@@ -2,7 +2,8 @@
 
 ``openai``: any OpenAI-compatible endpoint; ``heuristic``: no model at all; ``local``: a language
 model in this process. ``auto`` is openai where the key's environment variable is set, else
-heuristic. ``LLM_BASE_URL`` and ``LLM_MODEL`` override the endpoint of the spec.
+heuristic. What a search's settings name counts; ``LLM_BASE_URL`` and ``LLM_MODEL`` fill in what they
+leave to the default.
 """
 
 from __future__ import annotations
@@ -43,9 +44,11 @@ def resolve_local_model(search: SearchConfig) -> ModelSpec:
 
 
 def resolve_endpoint(endpoint: Endpoint) -> Endpoint:
-    """The endpoint with what the environment overrides."""
-    named = {"base_url": os.environ.get("LLM_BASE_URL"), "model": os.environ.get("LLM_MODEL")}
-    return endpoint.model_copy(update={name: value for name, value in named.items() if value})
+    """The endpoint; what its settings do not name is as the environment says."""
+    variables = {"base_url": "LLM_BASE_URL", "model": "LLM_MODEL"}
+    open_to_change = variables.keys() - endpoint.model_fields_set
+    told = {name: os.environ.get(variables[name]) for name in open_to_change}
+    return endpoint.model_copy(update={name: value for name, value in told.items() if value})
 
 
 def read_key(endpoint: Endpoint) -> str:

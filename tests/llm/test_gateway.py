@@ -269,3 +269,15 @@ def test_backend_resolution(monkeypatch):
     monkeypatch.setenv("LLM_MODEL", "other")
     assert resolve_endpoint(auto.endpoint).base_url == "http://x/v1"
     assert backend_identity(auto) == "openai:other"
+
+
+def test_what_an_experiment_names_wins_over_the_environment(monkeypatch):
+    monkeypatch.setenv("LLM_BASE_URL", "http://environment/v1")
+    monkeypatch.setenv("LLM_MODEL", "environment")
+    both = {"base_url": "http://own/v1", "model": "own"}
+    assert resolve_endpoint(Endpoint(**both)) == Endpoint(**both)
+    half = SearchConfig.model_validate({"endpoint": {"model": "own"}}).endpoint
+    found = resolve_endpoint(half)
+    assert (found.base_url, found.model) == ("http://environment/v1", "own")
+    monkeypatch.setenv("LLM_BASE_URL", "")
+    assert resolve_endpoint(half).base_url == Endpoint().base_url
