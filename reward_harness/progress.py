@@ -13,13 +13,17 @@ from dataclasses import dataclass, field
 
 @dataclass(frozen=True, slots=True)
 class Progress:
-    """One event: ``step`` of ``total`` of a stage, with numbers worth showing beside it."""
+    """One event: ``step`` of ``total`` of a stage, with numbers worth showing beside it.
+
+    An ``alert`` is a warning: whoever thins events out shows it all the same.
+    """
 
     stage: str
     step: int
     total: int
     message: str = ""
     numbers: Mapping[str, float] = field(default_factory=dict[str, float])
+    alert: bool = False
 
 
 ProgressSink = Callable[[Progress], None]

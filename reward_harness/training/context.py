@@ -91,6 +91,10 @@ class TrainContext:
         """Send one progress event."""
         self.progress(Progress(method, step, total, numbers=dict(numbers)))
 
+    def alert(self, method: str, step: int, total: int, message: str) -> None:
+        """Send one event that nobody may miss."""
+        self.progress(Progress(method, step, total, message, alert=True))
+
     def stopped(self, step: int) -> TrainingError:
         """The error of a job that was told to stop after it saved its checkpoint."""
         return TrainingError(
@@ -110,6 +114,7 @@ class MethodResult:
     card: Mapping[str, Any]
     tokens_per_second: float | None = None
     resumed_from: int | None = None
+    hacking: HackingOutcome | None = None
 
 
 def check_finite(row: MetricRow, names: Sequence[str], where: str) -> None:

@@ -23,7 +23,9 @@ from reward_harness.data.records import RLPrompt
 from reward_harness.errors import TrainingError
 from reward_harness.models.chat import encode_prompt
 from reward_harness.rewards.base import BaseRM, Scored
+from reward_harness.sections import HackingSpec
 from reward_harness.training.context import MethodResult, TrainContext, start_and_end
+from reward_harness.training.hacking_watch import HackingWatch
 from reward_harness.training.job import GRPOJob
 from reward_harness.training.policy_model import load_for_training, lora_config, model_card, publish
 from reward_harness.training.trl_run import (
@@ -36,12 +38,17 @@ from reward_harness.training.trl_run import (
 
 
 class GroupReward:
-    """A ``BaseRM`` as a TRL reward function, with the unscored share bounded."""
+    """A ``BaseRM`` as a TRL reward function, with the unscored share bounded.
+
+    ``lengths`` (tokens) and ``scores`` are those of the newest rollout's scored responses.
+    """
 
     __name__ = "reward"
 
     def __init__(self, reward: BaseRM, max_unscored_share: float) -> None:
         self.reward, self.max_unscored_share = reward, max_unscored_share
+        self.lengths: list[int] = []
+        self.scores: list[float] = []
 
     def __call__(
         self, prompts: Sequence[str], completions: Sequence[str], **columns: Any
@@ -61,6 +68,9 @@ class GroupReward:
                     got=score,
                 )
         self._bound([r for r in results if not isinstance(r, Scored)], len(results))
+        tokens = [len(ids) for ids in columns["completion_ids"]]
+        kept = [(n, s) for n, s in zip(tokens, scores, strict=True) if s is not None]
+        self.lengths, self.scores = [n for n, _ in kept], [s for _, s in kept]
         if (log := columns.get("log_metric")) is not None:
             log("unscored_share", scores.count(None) / len(scores))
         return scores
@@ -77,6 +87,33 @@ class GroupReward:
         )
 
 
+class GroupCallback(JobCallback):
+    """The callback of every job, and the reward-hacking detector at each rollout's log."""
+
+    def __init__(self, total: int, context: TrainContext, reward: GroupReward, spec: HackingSpec):
+        super().__init__("grpo", total, context)
+        self.reward, self.watch = reward, HackingWatch(spec)
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        super().on_train_begin(args, state, control, **kwargs)
+        self.watch.resume(state.log_history)
+
+    def on_log(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        super().on_log(args, state, control, **kwargs)
+        logs = kwargs["logs"]
+        if "loss" not in logs:
+            return
+        step = int(state.global_step)
+        seen = self.watch.look(step, self.reward.lengths, self.reward.scores, logs.get("kl"))
+        state.log_history[-1].update(seen)
+        if (alert := self.watch.alert) is not None:
+            self.context.alert("grpo", step, self.total, alert)
+        if self.watch.stops:
+            self.ended_early = True
+            control.should_save = self.context.resume is not None
+            control.should_training_stop = True
+
+
 def train(job: GRPOJob, context: TrainContext) -> MethodResult:
     """Optimise against the reward and publish ``model/``."""
     assert context.reward is not None
@@ -84,10 +121,12 @@ def train(job: GRPOJob, context: TrainContext) -> MethodResult:
     records = read_records(Path(job.train.path), RLPrompt)
     require_records(len(records), job.train.path, "grpo")
     prompts, cut = rendered_prompts(tokenizer, records, job.settings.max_prompt_tokens)
-    callback = JobCallback("grpo", job.settings.max_steps, context)
+    settings = job.settings
+    reward = GroupReward(context.reward, settings.max_unscored_share)
+    callback = GroupCallback(settings.max_steps, context, reward, settings.hacking)
     trainer = GRPOTrainer(
         model=model,
-        reward_funcs=GroupReward(context.reward, job.settings.max_unscored_share),
+        reward_funcs=reward,
         args=_arguments(job, context),
         train_dataset=Dataset.from_list(prompts),
         processing_class=tokenizer,
@@ -95,10 +134,10 @@ def train(job: GRPOJob, context: TrainContext) -> MethodResult:
     )
     resumed = run_trainer(trainer, callback, context)
     rows = metric_rows(trainer)
-    size = job.settings.batch_size
+    size = settings.batch_size
     metrics = {
         **start_and_end(rows, "reward", "reward", "max", size),
-        **(start_and_end(rows, "kl", "kl", "none", size) if job.settings.beta else {}),
+        **(start_and_end(rows, "kl", "kl", "none", size) if settings.beta else {}),
     }
     card = {name: metric.value for name, metric in metrics.items()} | {
         "prompts": len(records),
@@ -106,7 +145,14 @@ def train(job: GRPOJob, context: TrainContext) -> MethodResult:
         "reward": job.reward.digest[:16],
     }
     publish(trainer.model, tokenizer, context.model_folder, model_card(job, card))
-    return MethodResult(rows, metrics, card, callback.clock.tokens_per_second, resumed)
+    return MethodResult(
+        rows,
+        metrics,
+        card,
+        callback.clock.tokens_per_second,
+        resumed,
+        callback.watch.outcome(),
+    )
 
 
 def _arguments(job: GRPOJob, context: TrainContext) -> GRPOConfig:

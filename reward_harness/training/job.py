@@ -180,3 +180,4 @@ def _without(value: Any, names: frozenset[str]) -> Any:
     if isinstance(value, list):
         return [_without(item, names) for item in value]
     return value
+    hacking: HackingOutcome | None = None

@@ -28,6 +28,7 @@ from reward_harness.sections import ComputeSection
 from reward_harness.training.job import RESULT_FILE, TrainResult, write_job
 from reward_harness.training.worker import (
     ERROR_PREFIX,
+    HACKED_EXIT,
     LAUNCHER_VARIABLE,
     PROGRESS_PREFIX,
     run_job,
@@ -112,7 +113,7 @@ class LocalLauncher:
             code = process.wait()
         finally:
             end_group(process, self.grace_s)
-        if code != 0:
+        if code not in (0, HACKED_EXIT):
             raise failure(log, code, job.method)
         return read_result(output)
 

@@ -37,6 +37,7 @@ from reward_harness.models.generation import generate_ids
 from reward_harness.rewards.base import BaseRM, Scored, ScoreResult
 from reward_harness.sections import PPOSection
 from reward_harness.training import ppo_losses as losses
+from reward_harness.training.hacking_watch import HackingWatch
 from reward_harness.training.ppo_policy import ActorCritic, Sample
 
 if TYPE_CHECKING:
@@ -122,6 +123,7 @@ class PPOTrainer:
         )
         self.kl = losses.KLController(config.kl_controller, config.kl_init, config.kl_target)
         self.moments = losses.RunningMoments()
+        self.watch = HackingWatch(config.hacking)
         self.rows: list[Row] = []
         self.seconds: dict[str, float] = {}
 
@@ -144,7 +146,10 @@ class PPOTrainer:
         row["unscored_share"] = 1 - len(scored) / len(samples)
         row |= {**_rollout_metrics(rollout), **update}
         row |= {"kl_coef": self.kl.coef, "reward_digest": self.reward.digest}
-        self.kl = self.kl.after(float(rollout.kl_B.mean()))
+        kl = float(rollout.kl_B.mean())
+        lengths = [len(s.drawn.token_ids) for s in scored]
+        row |= self.watch.look(len(self.rows) + 1, lengths, scores.tolist(), kl)
+        self.kl = self.kl.after(kl)
         self.rows.append(row)
         return row
 
@@ -172,6 +177,7 @@ class PPOTrainer:
         self.kl = losses.KLController(config.kl_controller, state["kl_coef"], config.kl_target)
         self.moments = losses.RunningMoments(*state["moments"])
         self.rows = list(state["rows"])
+        self.watch.resume(self.rows)
 
     def _seed(self, *names: str | int) -> int:
         return derive_seed(self.seed, "ppo", *names)

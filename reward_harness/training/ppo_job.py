@@ -29,12 +29,15 @@ def train(job: PPOJob, context: TrainContext) -> MethodResult:
     total = job.settings.max_steps
     clock = context.clock(total)
     resumed = _restore(trainer, context)
-    for step in range(len(trainer.rows) + 1, total + 1):
+    while len(trainer.rows) < total and not trainer.watch.stops:
         row = trainer.step()
+        step = len(trainer.rows)
         check_finite(row, ("policy_loss", "value_loss", "reward_mean"), f"ppo step {step}")
         tokens = float(row["response_tokens"] or 0.0) * job.settings.batch_size
         speed = clock.step(step, int(tokens))
         context.tell("ppo", step, total, {n: float(row[n] or 0.0) for n in SHOWN} | speed)
+        if (alert := trainer.watch.alert) is not None:
+            context.alert("ppo", step, total, alert)
         _checkpoint(trainer, context, job, step)
     size = job.settings.batch_size
     metrics = {
@@ -47,7 +50,14 @@ def train(job: PPOJob, context: TrainContext) -> MethodResult:
         "reward": job.reward.digest[:16],
     }
     publish(trainer.models.policy, trainer.tokenizer, context.model_folder, model_card(job, card))
-    return MethodResult(trainer.rows, metrics, card, clock.tokens_per_second, resumed)
+    return MethodResult(
+        trainer.rows,
+        metrics,
+        card,
+        clock.tokens_per_second,
+        resumed,
+        trainer.watch.outcome(),
+    )
 
 
 def _trainer(job: PPOJob, context: TrainContext) -> PPOTrainer:
@@ -85,8 +95,8 @@ def _restore(trainer: PPOTrainer, context: TrainContext) -> int | None:
 def _checkpoint(trainer: PPOTrainer, context: TrainContext, job: PPOJob, step: int) -> None:
     """Save where it is due; ``TrainingError`` if the job was told to stop."""
     total = job.settings.max_steps
-    due = step % job.settings.save_every == 0 and step < total
+    due = (step % job.settings.save_every == 0 and step < total) or trainer.watch.stops
     if context.resume and (due or context.stop.requested):
         context.resume.save(step, lambda folder: torch.save(trainer.state(), folder / "state.pt"))
-    if context.stop.requested and step < total:
+    if context.stop.requested and step < total and not trainer.watch.stops:
         raise context.stopped(step)

@@ -70,6 +70,7 @@ class JobCallback(TrainerCallback):
         self.method, self.total, self.context = method, total, context
         self.clock: StepClock = context.clock(total)
         self.tokens: float | None = None
+        self.ended_early = False
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         self.clock = self.context.clock(self.total)
@@ -107,7 +108,7 @@ def run_trainer(trainer: Any, callback: JobCallback, context: TrainContext) -> i
     trainer.add_callback(callback)
     trainer.train(resume_from_checkpoint=str(found[1]) if found else None)
     step = int(trainer.state.global_step)
-    if step < callback.total:
+    if step < callback.total and not callback.ended_early:
         raise context.stopped(step)
     return found[0] if found else None
 

@@ -51,6 +51,8 @@ STOPPED_EXIT = 143
 logger = logging.getLogger(__name__)
 
 
+HACKED_EXIT = 4
+"""The job ended early with a result: the policy hacks its reward, its checkpoint is gated out."""
 def run_job(
     job: AnyJob,
     output: Path,
@@ -146,8 +148,11 @@ def tell(event: Progress) -> None:
     }
     sys.stdout.write(PROGRESS_PREFIX + orjson.dumps(body).decode() + "\n")
     sys.stdout.flush()
+        hacking=found.hacking,
     numbers = ", ".join(f"{name} {value:.4g}" for name, value in event.numbers.items())
-    logger.info("%s step %d of %d: %s", event.stage, event.step, event.total, numbers)
+    level = logging.WARNING if event.alert else logging.INFO
+    text = event.message or numbers
+    logger.log(level, "%s step %d of %d: %s", event.stage, event.step, event.total, text)
 
 
 def watch_launcher(stop: StopRequest) -> None:
@@ -159,6 +164,7 @@ def watch_launcher(stop: StopRequest) -> None:
     def watch() -> None:
         while os.getppid() == int(launcher):
             time.sleep(0.5)
+        "alert": event.alert,
         stop.requested = True
         time.sleep(ORPHAN_GRACE_S)
         os.killpg(os.getpgid(0), signal.SIGKILL)
@@ -188,3 +194,5 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 if __name__ == "__main__":
     sys.exit(main())
+    if result.hacking and result.hacking.stopped:
+        return HACKED_EXIT
