@@ -13,7 +13,6 @@ from dataclasses import dataclass, field
 
 from reward_harness.errors import ArtifactError
 from reward_harness.manifest import Cost, Manifest
-from reward_harness.stages.table import STAGES
 from reward_harness.store import Artifact, ArtifactStore
 
 Identity = tuple[str, str, str]
@@ -30,6 +29,8 @@ class Node:
     manifest: Manifest | None
     published_at: str | None
     run_id: str | None
+    spec_digest: str | None = None
+    recipe: str | None = None
     inputs: tuple[Node, ...] = field(default_factory=tuple["Node", ...])
 
     @property
@@ -67,14 +68,20 @@ class Lineage:
         )
 
 
-def lineage_of(store: ArtifactStore, experiment: str, stage: str | None = None) -> Lineage:
-    """The current artifact of ``stage``, or of every stage that feeds no other, with all upstream.
+def lineage_of(
+    store: ArtifactStore, experiment: str, stage: str | None = None, digest: str | None = None
+) -> Lineage:
+    """An artifact with all upstream: that of ``digest``, or the current one of ``stage``, or of
+    every stage that feeds no other.
 
-    ``ArtifactError`` if the experiment has published nothing, or nothing of that stage.
+    ``ArtifactError`` if the experiment has published nothing, or nothing of that name.
     """
-    stages = [stage] if stage else published_stages(store, experiment)
-    current = {name: store.current(experiment, name) for name in stages}
-    found = {name: artifact for name, artifact in current.items() if artifact is not None}
+    if stage and digest:
+        found = [store.load(experiment, stage, digest)]
+    else:
+        stages = [stage] if stage else published_stages(store, experiment)
+        current = [store.current(experiment, name) for name in stages]
+        found = [artifact for artifact in current if artifact is not None]
     if not found:
         raise ArtifactError(
             f"no artifact of {stage}" if stage else "nothing has been published",
@@ -82,31 +89,16 @@ def lineage_of(store: ArtifactStore, experiment: str, stage: str | None = None) 
             fix=f"Run `harness experiment run {experiment}` first.",
         )
     known: dict[Identity, Node] = {}
-    nodes = [_node(store, artifact, known) for artifact in found.values()]
+    found.sort(key=lambda artifact: artifact.publication.published_at)
+    nodes = [_node(store, artifact, known) for artifact in found]
     fed = {identity for node in nodes for below in node.inputs for identity in [below.identity]}
     return Lineage(experiment, tuple(node for node in nodes if node.identity not in fed))
 
 
 def published_stages(store: ArtifactStore, experiment: str) -> list[str]:
-    """Stages of the experiment that have publications, in the order of the graph."""
+    """Stages of the experiment that have publications, by name."""
     folder = store.root / experiment
-    names = {path.parent.name for path in folder.glob("*/publications.jsonl")}
-    ordered = [name for name in STAGES if name in names]
-    return ordered + sorted(names - set(STAGES))
-
-
-def downstream_of(store: ArtifactStore, experiment: str, stage: str) -> list[Identity]:
-    """Current artifacts of the experiment made, at any remove, from this stage's artifact."""
-    artifact = store.current(experiment, stage)
-    if artifact is None:
-        return []
-    wanted = (experiment, stage, artifact.digest)
-    reached = {wanted}
-    for name in published_stages(store, experiment):
-        made = store.current(experiment, name)
-        if made and any(_resolve(experiment, *item) in reached for item in _inputs(made)):
-            reached.add((experiment, name, made.digest))
-    return [identity for identity in reached if identity != wanted]
+    return sorted(path.parent.name for path in folder.glob("*/publications.jsonl"))
 
 
 def _walk(roots: tuple[Node, ...]) -> Iterator[Node]:
@@ -133,6 +125,8 @@ def _node(store: ArtifactStore, artifact: Artifact, known: dict[Identity, Node])
         manifest=manifest,
         published_at=publication.published_at,
         run_id=publication.run_id,
+        spec_digest=publication.spec_digest,
+        recipe=publication.recipe,
         inputs=tuple(_upstream(store, item, known) for item in inputs),
     )
     return known[identity]

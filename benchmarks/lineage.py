@@ -1,0 +1,219 @@
+"""How soon a question about 1,000 experiments of 20 stages is answered by a cold process.
+
+    python -m benchmarks.lineage [experiments]
+
+The project is generated: manifests and publications as the store writes them (a tenth of the
+experiments share their datasets, a third published everything twice), with tiny files behind them.
+Each command is the median wall time of whole processes with the ledger built, beside the floor, an
+interpreter that imports duckdb; *refresh* is the first question after one new publication.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import numpy as np
+
+from reward_harness.hashing import digest_bytes, digest_json
+from reward_harness.manifest import (
+    MANIFEST_NAME,
+    Code,
+    Cost,
+    Environment,
+    Manifest,
+    Metric,
+    Output,
+    Reproduce,
+    outputs_digest,
+)
+from reward_harness.stages.table import STAGES
+from reward_harness.store import PUBLICATIONS_NAME, Publication
+
+REPOSITORY = Path(__file__).resolve().parents[1]
+RESULTS = Path(__file__).with_name("results") / "lineage.json"
+EXPERIMENTS, STAGES_EACH, ROUNDS = 1000, 20, 5
+SHARING = 100
+METRICS = {"policy_report": 40, "rm_report": 20}
+OTHER_METRICS = 6
+BEGIN = datetime(2026, 1, 1, tzinfo=UTC)
+ENVIRONMENT = Environment(python="3.11.9", packages={"torch": "2.13.0"}, device="cpu")
+EDITED = "exp-0007"
+
+
+def stage_names() -> list[str]:
+    """The graph's own stages, and as many more after them as it takes."""
+    more = [f"further_{n}" for n in range(STAGES_EACH - len(STAGES))]
+    return [*STAGES, *more][:STAGES_EACH]
+
+
+def inputs_of(stage: str, made: dict[str, str]) -> dict[str, str]:
+    """The inputs a stage of the graph has; a further one reads the policies' report."""
+    names = STAGES[stage].inputs if stage in STAGES else ("policy_report",)
+    return {name: made[name] for name in names}
+
+
+def publish(
+    folder: Path, experiment: str, stage: str, inputs: dict[str, str], content: str, at: datetime
+) -> str:
+    """Write one artifact and its publication as the store does, without its locks and syncs."""
+    files = {"out.txt": content.encode()}
+    if stage in ("ppo_checkpoint", "grpo_checkpoint"):
+        reward = inputs["rm_deployment"]
+        rows = [{"step": step, "reward_digest": reward} for step in range(1, 9)]
+        files["metrics.jsonl"] = "".join(json.dumps(row) + "\n" for row in rows).encode()
+    outputs = [Output(path=n, sha256=digest_bytes(b), bytes=len(b)) for n, b in files.items()]
+    digest = outputs_digest(outputs)
+    generator = np.random.default_rng(int(digest[:8], 16))
+    spec_digest = digest_json([experiment, stage])
+    manifest = Manifest(
+        stage=stage,
+        experiment=experiment,
+        digest=digest,
+        created_at=at.isoformat(),
+        inputs=inputs,
+        spec_digest=spec_digest,
+        code=Code(version="1", commit="0" * 40, dirty=False),
+        environment=ENVIRONMENT,
+        outputs=outputs,
+        metrics=dict(measured(stage, generator)),
+        cost=Cost(seconds=float(generator.uniform(1, 100))),
+        reproduce=Reproduce(argv=["harness", "stage", experiment, stage]),
+    )
+    publication = Publication(
+        digest=digest,
+        recipe=digest_json([stage, inputs, content]),
+        inputs=inputs,
+        spec_digest=spec_digest,
+        run_id=f"run-{experiment}",
+        published_at=at.isoformat(timespec="milliseconds"),
+    )
+    (folder / digest).mkdir(parents=True, exist_ok=True)
+    for name, data in files.items():
+        (folder / digest / name).write_bytes(data)
+    (folder / digest / MANIFEST_NAME).write_text(manifest.model_dump_json(indent=1))
+    with (folder / PUBLICATIONS_NAME).open("a") as stream:
+        stream.write(publication.model_dump_json() + "\n")
+    return digest
+
+
+def measured(stage: str, generator: np.random.Generator) -> Iterator[tuple[str, Metric]]:
+    """Metrics near .6 with intervals of ± .04; a third of them are better when lower."""
+    for index in range(METRICS.get(stage, OTHER_METRICS)):
+        value = float(generator.normal(0.6, 0.03))
+        direction = ("max", "min", "none")[index % 3]
+        yield (
+            f"metric_{index}",
+            Metric(
+                value=value, ci_low=value - 0.04, ci_high=value + 0.04, n=500, direction=direction
+            ),
+        )
+
+
+def generate(root: Path, experiments: int) -> None:
+    """A project of so many experiments, with their spec snapshots."""
+    (root / "workspace.yaml").write_text("load_from: []\n")
+    for index in range(experiments):
+        key = f"exp-{index:04d}"
+        for version in range(2 if index % 3 == 0 else 1):
+            made: dict[str, str] = {}
+            at = BEGIN + timedelta(hours=index, days=40 * version)
+            for position, stage in enumerate(stage_names()):
+                shared = stage in STAGES and STAGES[stage].group == "datasets"
+                content = f"{stage} {index // SHARING if shared else f'{index} {version}'}"
+                folder = root / "data" / "runs" / key / stage
+                moment = at + timedelta(minutes=position)
+                inputs = inputs_of(stage, made)
+                made[stage] = publish(folder, key, stage, inputs, content, moment)
+        specs = root / "data" / "runs" / key / "specs"
+        specs.mkdir()
+        for stage in stage_names():
+            snapshot = {"key": key, "seed": index, "policy": {"ppo": {"max_steps": index}}}
+            (specs / f"{digest_json([key, stage])}.json").write_text(json.dumps(snapshot))
+
+
+def commands(root: Path) -> dict[str, list[str]]:
+    """The questions, about experiments in the middle of the project."""
+    lines = (root / "data/runs" / EDITED / "ppo_checkpoint" / PUBLICATIONS_NAME).read_text()
+    digest = json.loads(lines.splitlines()[-1])["digest"]
+    return {
+        "show": ["show", EDITED],
+        "diff": ["diff", EDITED, "exp-0008"],
+        "impact": ["impact", f"{EDITED}/preference_pairs"],
+        "impact_by_content": ["impact", dataset_digest(root)],
+        "scored_by": ["scored-by", digest],
+        "regressions": ["regressions"],
+        "leaderboard": ["leaderboard", "--metric", "policy_report:metric_0"],
+    }
+
+
+def dataset_digest(root: Path) -> str:
+    """Digest of the dataset that a hundred experiments share."""
+    path = root / "data/runs" / EDITED / "preference_pairs" / PUBLICATIONS_NAME
+    return json.loads(path.read_text().splitlines()[-1])["digest"]
+
+
+def seconds(arguments: list[str], root: Path) -> float:
+    """Wall time of one Python process, which must succeed (1 says that regressions were found)."""
+    start = time.perf_counter()
+    done = subprocess.run(
+        [sys.executable, *arguments],
+        cwd=REPOSITORY,
+        env=os.environ | {"HARNESS_ROOT": str(root)},
+        capture_output=True,
+        text=True,
+    )
+    if done.returncode not in (0, 1) or "Traceback" in done.stderr:
+        raise RuntimeError(done.stderr)
+    return time.perf_counter() - start
+
+
+def measure(root: Path, experiments: int) -> dict[str, object]:
+    """Generate, build the ledger, and ask everything in rounds."""
+    generate(root, experiments)
+    harness = ["-m", "reward_harness.cli", "lineage"]
+    rebuild = seconds([*harness, "rebuild"], root)
+    asked = {name: [*harness, *words] for name, words in commands(root).items()}
+    asked["python_and_duckdb"] = ["-c", "import duckdb"]
+    times: dict[str, list[float]] = {name: [] for name in asked}
+    refreshes: list[float] = []
+    for turn in range(ROUNDS):
+        for name, arguments in asked.items():
+            times[name].append(seconds(arguments, root))
+        folder = root / "data/runs" / EDITED / "further_0"
+        publish(folder, EDITED, "further_0", {}, f"again {turn}", BEGIN + timedelta(days=99 + turn))
+        refreshes.append(seconds(asked["impact"], root))
+    return {
+        "machine": f"{os.cpu_count()} cores, {platform.machine()}",
+        "python": platform.python_version(),
+        "experiments": experiments,
+        "stages_each": STAGES_EACH,
+        "rounds": ROUNDS,
+        "rebuild_s": round(rebuild, 2),
+        "refresh_median_s": round(statistics.median(refreshes), 2),
+        "median_s": {name: round(statistics.median(found), 2) for name, found in times.items()},
+        "fastest_s": {name: round(min(found), 2) for name, found in times.items()},
+    }
+
+
+def main() -> None:
+    """Measure, print and keep the result."""
+    experiments = int(sys.argv[1]) if len(sys.argv) > 1 else EXPERIMENTS
+    with tempfile.TemporaryDirectory() as folder:
+        result = measure(Path(folder), experiments)
+    RESULTS.parent.mkdir(exist_ok=True)
+    RESULTS.write_text(json.dumps(result, indent=1) + "\n")
+    sys.stdout.write(RESULTS.read_text())
+
+
+if __name__ == "__main__":
+    main()
