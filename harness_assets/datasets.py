@@ -8,6 +8,7 @@ import dagster as dg
 
 from harness_assets.graph import DATA_SOURCES, EXPERIMENTS, OWNERS, SECTION_KEYS, stage_asset
 from harness_assets.materialize import materialize
+from harness_resources.llm import LLM
 from harness_resources.store import Store
 
 sources = dg.AssetSpec(
@@ -84,4 +85,42 @@ def reasoning_steps(
     context: dg.AssetExecutionContext, store: Store
 ) -> Iterator[dg.MaterializeResult]:
     """Solutions in steps with a label for each step."""
+    yield from materialize(context, store)
+
+
+@dg.asset(**stage_asset("synthetic_sft", kinds={"jsonl"}, pool="gpu"))
+def synthetic_sft(
+    context: dg.AssetExecutionContext, store: Store, llm: LLM
+) -> Iterator[dg.MaterializeResult]:
+    """Examples that a model drafted, critiqued under a constitution and revised."""
+    yield from materialize(context, store, llm=llm)
+
+
+@dg.asset(**stage_asset("ai_preferences", kinds={"jsonl"}, pool="gpu"))
+def ai_preferences(
+    context: dg.AssetExecutionContext, store: Store, llm: LLM
+) -> Iterator[dg.MaterializeResult]:
+    """Two samples of the SFT policy to each prompt, preferred by a judge under a constitution."""
+    yield from materialize(context, store, llm=llm)
+
+
+@dg.asset(**stage_asset("rl_samples", kinds={"jsonl"}, pool="gpu"))
+def rl_samples(context: dg.AssetExecutionContext, store: Store) -> Iterator[dg.MaterializeResult]:
+    """A batch of responses of one of the experiment's policies."""
+    yield from materialize(context, store)
+
+
+@dg.asset(**stage_asset("score_dataset", kinds={"jsonl"}))
+def score_dataset(
+    context: dg.AssetExecutionContext, store: Store, llm: LLM
+) -> Iterator[dg.MaterializeResult]:
+    """Each different sample graded several times: mean and spread of every criterion."""
+    yield from materialize(context, store, llm=llm)
+
+
+@dg.asset(**stage_asset("distilled_preferences", kinds={"jsonl"}))
+def distilled_preferences(
+    context: dg.AssetExecutionContext, store: Store
+) -> Iterator[dg.MaterializeResult]:
+    """Pairs of scored samples that differ by more than their noise; split by prompt."""
     yield from materialize(context, store)

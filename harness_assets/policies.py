@@ -49,3 +49,11 @@ def ppo_checkpoint(
 ) -> Iterator[dg.MaterializeResult]:
     """Proximal policy optimisation against the deployed reward, with the project's own trainer."""
     yield from materialize(context, store, compute=compute)
+
+
+@dg.asset(**stage_asset("iterative_dpo_checkpoint", kinds=KINDS, pool="gpu"))
+def iterative_dpo_checkpoint(
+    context: dg.AssetExecutionContext, store: Store, compute: Compute
+) -> Iterator[dg.MaterializeResult]:
+    """Rounds of sampling, scoring by the deployed reward, pairing and DPO."""
+    yield from materialize(context, store, compute=compute)

@@ -41,6 +41,40 @@ def bt_reward_model(
     yield from materialize(context, store, compute=compute)
 
 
+@dg.asset(**stage_asset("rubric_reward_model", kinds={"pytorch"}, pool="gpu"))
+def rubric_reward_model(
+    context: dg.AssetExecutionContext, store: Store, compute: Compute, llm: LLM
+) -> Iterator[dg.MaterializeResult]:
+    """A model that reproduces the searched rubric's scores, measured beside the Bradley-Terry
+    model.
+    """
+    yield from materialize(context, store, compute=compute, llm=llm)
+
+
+@dg.asset(**stage_asset("reward_ensemble", kinds={"pytorch"}, pool="gpu"))
+def reward_ensemble(
+    context: dg.AssetExecutionContext, store: Store, compute: Compute
+) -> Iterator[dg.MaterializeResult]:
+    """Bradley-Terry models of different seeds: their mean, lowered where they disagree."""
+    yield from materialize(context, store, compute=compute)
+
+
+@dg.asset(**stage_asset("process_reward_model", kinds={"pytorch"}, pool="gpu"))
+def process_reward_model(
+    context: dg.AssetExecutionContext, store: Store, compute: Compute
+) -> Iterator[dg.MaterializeResult]:
+    """Whether each step of a solution is right, beside a twin that sees the whole only."""
+    yield from materialize(context, store, compute=compute)
+
+
+@dg.asset(**stage_asset("classifier_reward_model", kinds={"pytorch"}, pool="gpu"))
+def classifier_reward_model(
+    context: dg.AssetExecutionContext, store: Store, compute: Compute
+) -> Iterator[dg.MaterializeResult]:
+    """A Bradley-Terry model on pairs made from a policy's scored samples."""
+    yield from materialize(context, store, compute=compute)
+
+
 @dg.asset(**stage_asset("rm_artifact", kinds={"json"}, gates=GATES))
 def rm_artifact(
     context: dg.AssetExecutionContext, store: Store, llm: LLM

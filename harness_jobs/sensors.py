@@ -6,13 +6,16 @@ from datetime import UTC, datetime
 
 import dagster as dg
 
-from harness_assets.graph import EXPERIMENTS, SECTION_KEYS, stage_key
-from harness_jobs.registry import changed_shared_inputs, read_experiments, sections_changed
+from harness_assets.graph import EXPERIMENTS, SECTION_KEYS, STUDIES, section_key, stage_key
+from harness_jobs.registry import changed_shared_inputs, recorded_version, sections_changed
 from harness_resources.store import Store
+from reward_harness.experiments import Experiments, read_experiments
 from reward_harness.hashing import digest_json
+from reward_harness.spec import ExperimentSpec
 from reward_harness.stages.make import StageStatus, stage_status
-from reward_harness.stages.table import STAGES
+from reward_harness.stages.table import SERVED_FROM, STAGES
 from reward_harness.store import write_atomically
+from reward_harness.studies import MEMBER_KEY
 
 LOG_LINES = 40
 
@@ -29,9 +32,8 @@ def experiment_registry(context: dg.SensorEvaluationContext, store: Store) -> dg
     found = read_experiments(store.workspace())
     for problem in found.problems:
         context.log.warning(problem)
-    known = set(context.instance.get_dynamic_partitions(EXPERIMENTS.name or ""))
     active = [spec for spec in found.specs if spec.status == "active"]
-    new = [spec.key for spec in active if spec.key not in known]
+    new = _new_partitions(context.instance, found, active)
     requests = [
         dg.RunRequest(
             run_key=f"{spec.key}@{digest_json(spec.section_digests())[:16]}",
@@ -40,15 +42,39 @@ def experiment_registry(context: dg.SensorEvaluationContext, store: Store) -> dg
             tags={"trigger": "experiment_registry"},
         )
         for spec in active
-        if sections_changed(context.instance, spec)
+        if _is_followed(context.instance, spec) and sections_changed(context.instance, spec)
     ]
     changes = list(changed_shared_inputs(context.instance, store.workspace()))
     quiet = not (new or requests or changes)
     return dg.SensorResult(
-        dynamic_partitions_requests=[EXPERIMENTS.build_add_request(new)] if new else [],
+        dynamic_partitions_requests=new,
         run_requests=requests,
         asset_events=changes,
         skip_reason=("; ".join(found.problems) or "no experiment file changed") if quiet else None,
+    )
+
+
+def _new_partitions(
+    instance: dg.DagsterInstance, found: Experiments, active: list[ExperimentSpec]
+) -> list[dg.AddDynamicPartitionsRequest]:
+    """What makes each active experiment and study a partition that is none yet."""
+    wanted = {EXPERIMENTS: [s.key for s in active], STUDIES: [s.name for s in found.studies]}
+    requests: list[dg.AddDynamicPartitionsRequest] = []
+    for partitions, keys in wanted.items():
+        known = set(instance.get_dynamic_partitions(str(partitions.name)))
+        if new := [key for key in keys if key not in known]:
+            requests.append(partitions.build_add_request(new))
+    return requests
+
+
+def _is_followed(instance: dg.DagsterInstance, spec: ExperimentSpec) -> bool:
+    """Whether the sections of this experiment are recorded as they change: a study's member only
+    once it has run, for a study of a hundred members would else start a hundred runs.
+    """
+    first = next(iter(SECTION_KEYS))
+    return (
+        MEMBER_KEY.match(spec.key) is None
+        or recorded_version(instance, section_key(first), spec.key) is not None
     )
 
 
@@ -94,7 +120,7 @@ def _drift(store: Store, key: str) -> str | None:
     status = stage_status(store.workspace(), spec, stages)
     if all(state is StageStatus.FRESH for state in status.values()):
         return None
-    reward = {"rubric": "best_rubric", "classifier": "bt_reward_model"}[spec.reward_model.serve]
+    reward = SERVED_FROM[spec.reward_model.serve]
     current = artifacts.current(key, reward)
     return f"serves an older reward than {reward} {current.digest[:12]}" if current else None
 

@@ -29,6 +29,48 @@ class SourceUse(Frozen):
     )
 
 
+class AIPreferencesSection(Frozen):
+    """Preferences of a judge that reads a constitution, on two samples of the SFT policy."""
+
+    prompts: int = Field(default=64, ge=2, description="prompts, in the seeded order")
+    max_new_tokens: int = Field(default=64, ge=1)
+    temperature: float = Field(default=0.9, gt=0)
+    min_confidence: Literal["low", "medium", "high"] = "medium"
+
+
+class SyntheticSFTSection(Frozen):
+    """Drafts that are critiqued and revised under the constitution."""
+
+    prompts: int = Field(default=64, ge=2, description="prompts, in the seeded order")
+    max_new_tokens: int = Field(default=64, ge=1)
+    temperature: float = Field(default=0.7, gt=0)
+
+
+class RLSamplesSection(Frozen):
+    """A batch of a policy's responses, to be scored."""
+
+    policy: Literal["sft", "dpo"] = "sft"
+    prompts: int = Field(default=64, ge=2, description="prompts, in the seeded order")
+    samples_per_prompt: int = Field(default=4, ge=2)
+    max_new_tokens: int = Field(default=64, ge=1)
+    temperature: float = Field(default=0.9, gt=0)
+
+
+class ScoresSection(Frozen):
+    """How the searched rubric scores the samples."""
+
+    repeats: int = Field(default=5, ge=1, description="gradings of each response")
+    max_unscored_share: Fraction = Field(default=0.1, description="above it the stage stops")
+
+
+class DistilledSection(Frozen):
+    """Which two scored responses make a pair."""
+
+    min_margin: float = Field(default=0.15, ge=0, description="of the range of all scores")
+    noise_factor: float = Field(default=1.0, ge=0, description="times the sum of both spreads")
+    max_pairs_per_prompt: int = Field(default=4, ge=1)
+
+
 class SplitSpec(Frozen):
     """Shares of prompts held out; the rest trains. A prompt's split depends on its text and the
     seed only.
@@ -52,6 +94,11 @@ class DatasetSection(Frozen):
     sft: SourceUse | None = None
     rl_prompts: SourceUse | None = None
     reasoning: SourceUse | None = None
+    ai_preferences: AIPreferencesSection | None = None
+    synthetic_sft: SyntheticSFTSection | None = None
+    rl_samples: RLSamplesSection | None = None
+    scores: ScoresSection | None = None
+    distilled: DistilledSection | None = None
     split: SplitSpec = SplitSpec()
 
 
@@ -76,31 +123,6 @@ class GateThresholds(Frozen):
     )
 
 
-class BTSection(Frozen):
-    """Bradley-Terry reward model training."""
-
-    backbone: ModelSpec
-    learning_rate: float = Field(default=1e-5, gt=0)
-    head_learning_rate: float = Field(default=1e-3, gt=0)
-    epochs: float = Field(default=1.0, gt=0)
-    max_steps: int | None = Field(default=None, ge=1)
-    batch_size: int = Field(default=8, ge=1)
-    max_length: int = Field(default=512, ge=8, le=512)
-    weight_decay: float = 0.01
-    center_rewards: float = Field(default=0.0, ge=0, description="coefficient of (r_c + r_r)^2")
-    warmup_fraction: Fraction = 0.05
-
-
-class RewardModelSection(Frozen):
-    """Which reward the experiment serves, how it is gated and where it is deployed."""
-
-    serve: Literal["rubric", "classifier"] = "rubric"
-    deploy_target: Literal["dev", "staging", "prod"] = "dev"
-    on_drift: Literal["notify", "redeploy"] = "notify"
-    gates: GateThresholds = GateThresholds()
-    bt: BTSection | None = None
-
-
 class LoraSpec(Frozen):
     """Low-rank adapters (PEFT)."""
 
@@ -108,6 +130,71 @@ class LoraSpec(Frozen):
     alpha: int = Field(default=32, ge=1)
     dropout: float = Field(default=0.05, ge=0, lt=1)
     targets: list[str] = Field(default_factory=lambda: ["q_proj", "k_proj", "v_proj", "o_proj"])
+
+
+class RewardOptim(Frozen):
+    """What every trained reward model shares: backbone, head and optimiser."""
+
+    backbone: ModelSpec
+    lora: LoraSpec | None = Field(default=None, description="null trains the whole backbone")
+    learning_rate: float = Field(default=1e-5, gt=0)
+    head_learning_rate: float = Field(default=1e-3, gt=0)
+    epochs: float = Field(default=1.0, gt=0)
+    max_steps: int | None = Field(default=None, ge=1)
+    batch_size: int = Field(default=8, ge=1)
+    max_length: int = Field(default=512, ge=8, le=512)
+    weight_decay: float = 0.01
+    warmup_fraction: Fraction = 0.05
+
+
+class BTSection(RewardOptim):
+    """Bradley-Terry reward model training."""
+
+    pairs: Literal["preference_pairs", "ai_preferences"] = Field(
+        default="preference_pairs", description="what it is trained on; never what it is held to"
+    )
+    center_rewards: float = Field(default=0.0, ge=0, description="coefficient of (r_c + r_r)^2")
+
+
+class RubricModelSection(RewardOptim):
+    """A reward model that learns the searched rubric's scores by regression."""
+
+    max_unscored_share: Fraction = Field(default=0.1, description="above it the stage stops")
+
+
+class EnsembleSection(BTSection):
+    """Bradley-Terry models that differ in their seed, and the price of their disagreement."""
+
+    members: int = Field(default=3, ge=2, le=16)
+    penalty: float = Field(default=0.5, ge=0, description="lambda of mean - lambda * std")
+
+
+class ProcessSection(RewardOptim):
+    """A process reward model on labelled steps, and its twin that sees whole solutions only."""
+
+    match_positions: bool = Field(
+        default=True, description="as many wrong as right steps at every position"
+    )
+    outcome_twin: bool = True
+    aggregation: Literal["min", "prod", "last", "mean"] = "min"
+    false_flag_rate: Fraction = Field(default=0.1, gt=0, lt=1)
+
+
+Served = Literal["rubric", "classifier", "rubric_model", "ensemble", "process", "distilled"]
+
+
+class RewardModelSection(Frozen):
+    """Which reward the experiment serves, how it is gated and where it is deployed."""
+
+    serve: Served = "rubric"
+    deploy_target: Literal["dev", "staging", "prod"] = "dev"
+    on_drift: Literal["notify", "redeploy"] = "notify"
+    gates: GateThresholds = GateThresholds()
+    bt: BTSection | None = None
+    rubric: RubricModelSection | None = None
+    ensemble: EnsembleSection | None = None
+    process: ProcessSection | None = None
+    distilled: BTSection | None = None
 
 
 class OptimSpec(Frozen):
@@ -125,6 +212,7 @@ class SFTSection(OptimSpec):
     """Supervised fine-tuning; loss on the response only."""
 
     learning_rate: float = 2e-4
+    examples: Literal["sft_examples", "synthetic_sft"] = "sft_examples"
     max_length: int = Field(default=256, ge=8)
 
 
@@ -134,6 +222,18 @@ class DPOSection(OptimSpec):
     learning_rate: float = 1e-4
     beta: float = Field(default=0.1, gt=0)
     max_length: int = Field(default=256, ge=8)
+
+
+class HackingSpec(Frozen):
+    """When a rollout's lengths and rewards count as reward hacking (``evaluation.hacking``)."""
+
+    on_hack: Literal["stop", "record"] = Field(
+        default="stop", description="stop: the run ends and its checkpoint is gated out"
+    )
+    length_z_threshold: float = Field(default=2.5, gt=0)
+    kl_threshold: float = Field(default=0.15, gt=0, description="nats between reward distributions")
+    window: int = Field(default=3, ge=1, description="last steps that are compared")
+    warmup: int = Field(default=5, ge=1, description="first steps, with which they are compared")
 
 
 class RolloutSpec(OptimSpec):
@@ -146,7 +246,13 @@ class RolloutSpec(OptimSpec):
     max_unscored_share: Fraction = Field(default=0.25, description="above it the run stops")
 
 
-class GRPOSection(RolloutSpec):
+class WatchedSpec(RolloutSpec):
+    """On-policy trainers that the reward-hacking detector watches."""
+
+    hacking: HackingSpec = HackingSpec()
+
+
+class GRPOSection(WatchedSpec):
     """Group-relative policy optimisation (DeepSeekMath, arXiv 2402.03300)."""
 
     learning_rate: float = 2e-5
@@ -155,7 +261,7 @@ class GRPOSection(RolloutSpec):
     epsilon: float = Field(default=0.2, gt=0)
 
 
-class PPOSection(RolloutSpec):
+class PPOSection(WatchedSpec):
     """Proximal policy optimisation for language models (arXiv 1909.08593, 2203.02155)."""
 
     learning_rate: float = 2e-5
@@ -174,6 +280,23 @@ class PPOSection(RolloutSpec):
     missing_eos_penalty: float = Field(default=0.0, ge=0)
 
 
+class IterativeDPOSection(RolloutSpec):
+    """Rounds of rollout, scoring, pairing and DPO (Xu et al., arXiv 2312.16682)."""
+
+    learning_rate: float = 1e-4
+    max_steps: int = Field(default=8, ge=1, description="optimiser steps of one round")
+    batch_size: int = Field(default=4, ge=1)
+    rounds: int = Field(default=3, ge=1)
+    beta: float = Field(default=0.1, gt=0)
+    buffer: Literal["current", "rolling2", "full"] = "rolling2"
+    prompts: int = Field(default=32, ge=1, description="prompts rolled out on in a round")
+    samples_per_prompt: int = Field(default=2, ge=2)
+    min_margin: float = Field(default=0.0, ge=0, description="pairs with less are skipped")
+    max_similarity: Fraction = Field(default=0.9, gt=0, le=1, description="of word trigrams")
+    max_length: int = Field(default=256, ge=8)
+    judged_prompts: int = Field(default=16, ge=2, description="held-out prompts after a round")
+
+
 class PolicySection(Frozen):
     """The policy's base model and the stages that train it."""
 
@@ -183,11 +306,12 @@ class PolicySection(Frozen):
     dpo: DPOSection | None = None
     grpo: GRPOSection | None = None
     ppo: PPOSection | None = None
+    iterative_dpo: IterativeDPOSection | None = None
 
     @model_validator(mode="after")
     def _preference_stages_start_from_sft(self) -> PolicySection:
-        if self.sft is None and (self.dpo or self.grpo or self.ppo):
-            raise ValueError("dpo, grpo and ppo start from the SFT checkpoint: add policy.sft")
+        if self.sft is None and (self.dpo or self.grpo or self.ppo or self.iterative_dpo):
+            raise ValueError("dpo, grpo, ppo and iterative_dpo start from SFT: add policy.sft")
         return self
 
 
@@ -213,16 +337,3 @@ class ComputeSection(Frozen):
     memory_fraction: Fraction = Field(
         default=0.9, gt=0, le=1, description="share a job may plan to use"
     )
-class HackingSpec(Frozen):
-    """When a rollout's lengths and rewards count as reward hacking (``evaluation.hacking``)."""
-
-    on_hack: Literal["stop", "record"] = Field(
-        default="stop", description="stop: the run ends and its checkpoint is gated out"
-    )
-    length_z_threshold: float = Field(default=2.5, gt=0)
-    kl_threshold: float = Field(default=0.15, gt=0, description="nats between reward distributions")
-    window: int = Field(default=3, ge=1, description="last steps that are compared")
-    warmup: int = Field(default=5, ge=1, description="first steps, with which they are compared")
-
-
-    hacking: HackingSpec = HackingSpec()

@@ -34,9 +34,20 @@ ALL_EXPERIMENTS = "all"
 """Stands in the place of a key where an artifact is made of every experiment."""
 
 SUBSECTIONS = {
-    "dataset": ("preferences", "ranked", "sft", "rl_prompts", "reasoning"),
-    "reward_model": ("bt",),
-    "policy": ("sft", "dpo", "grpo", "ppo"),
+    "dataset": (
+        "preferences",
+        "ranked",
+        "sft",
+        "rl_prompts",
+        "reasoning",
+        "ai_preferences",
+        "synthetic_sft",
+        "rl_samples",
+        "scores",
+        "distilled",
+    ),
+    "reward_model": ("bt", "rubric", "ensemble", "process", "distilled"),
+    "policy": ("sft", "dpo", "grpo", "ppo", "iterative_dpo"),
 }
 """Subsections with a digest of their own; a section's own digest leaves them out."""
 
@@ -45,7 +56,7 @@ SECTIONS = (
     *(f"dataset_{name}" for name in SUBSECTIONS["dataset"]),
     "search",
     "reward_model",
-    "reward_model_bt",
+    *(f"reward_model_{name}" for name in SUBSECTIONS["reward_model"]),
     "policy",
     *(f"policy_{name}" for name in SUBSECTIONS["policy"]),
     "evaluation",
@@ -167,17 +178,20 @@ def read_experiment(folder: Path, key: str) -> ExperimentSpec:
     if not path.is_file():
         known = ", ".join(experiment_keys(folder)) or "none"
         raise SpecError(f"no experiment {key!r}", where=str(path), expected=f"one of: {known}")
-    content = _inherited(folder, key, seen=())
+    content = read_inherited(folder, key)
     try:
         return ExperimentSpec.model_validate({**content, "key": key})
     except ValidationError as error:
         raise validation_error(path, error) from error
 
 
-def _inherited(folder: Path, key: str, seen: tuple[str, ...]) -> dict[str, Any]:
+def read_inherited(folder: Path, key: str, seen: tuple[str, ...] = ()) -> dict[str, Any]:
+    """The content of ``<folder>/<key>.yaml`` on top of what it extends; ``status`` and
+    ``description`` are not inherited. ``SpecError`` for a circle.
+    """
     if key in seen:
         raise SpecError(
-            "experiments extend each other in a circle",
+            "files extend each other in a circle",
             where=str(folder),
             got=" -> ".join([*seen, key]),
         )
@@ -187,7 +201,7 @@ def _inherited(folder: Path, key: str, seen: tuple[str, ...]) -> dict[str, Any]:
     if base is None:
         return content
     check_key(str(base), f"{folder / key}.yaml: extends")
-    inherited = _inherited(folder, str(base), (*seen, key))
+    inherited = read_inherited(folder, str(base), (*seen, key))
     return merge(
         {k: v for k, v in inherited.items() if k not in {"status", "description"}}, content
     )

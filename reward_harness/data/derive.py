@@ -170,6 +170,31 @@ def right_solutions(examples: Iterable[StepwiseExample]) -> list[SFTExample]:
     ]
 
 
+def ranked_from_steps(examples: Iterable[StepwiseExample]) -> list[RankedPrompt]:
+    """Prompts with right and wrong solutions, one step a line: rank 1 right, rank 2 wrong."""
+    groups: dict[str, list[StepwiseExample]] = {}
+    for example in examples:
+        groups.setdefault(prompt_key(example.prompt), []).append(example)
+    found: list[RankedPrompt] = []
+    for group in groups.values():
+        if len({-1 in example.labels for example in group}) < 2:
+            continue
+        candidates = [
+            Candidate(
+                candidate_id=e.example_id,
+                text="\n".join(e.steps),
+                source=e.source,
+                rank=2 if -1 in e.labels else 1,
+            )
+            for e in group
+        ]
+        first = group[0]
+        found.append(
+            RankedPrompt(prompt_id=first.example_id, prompt=first.prompt, candidates=candidates)
+        )
+    return found
+
+
 _DERIVATIONS: dict[tuple[type[Record], type[Record]], Callable[[Any], list[Any]]] = {
     (RankedPrompt, SFTExample): sft_from_ranked,
     (PreferencePair, RankedPrompt): ranked_from_pairs,

@@ -7,19 +7,25 @@ from reward_harness.rewards.classifier import ClassifierRM
 from reward_harness.rewards.load import load_rm
 from reward_harness.rewards.programmatic import ProgrammaticRM
 from reward_harness.rewards.rubric import RubricRM
-from reward_harness.rm.artifact import read_artifact
 from reward_harness.rubrics.extraction import GRADED_PARTS_NAME
 from reward_harness.rubrics.files import read_rubrics
 from reward_harness.search_sections import GradedParts
 from reward_harness.store import Artifact
 
-LABELS = {"rubric": "Searched rubric", "classifier": "Bradley–Terry classifier"}
+LABELS = {
+    "rubric": "Searched rubric",
+    "classifier": "Bradley–Terry classifier",
+    "rubric_model": "Model of the rubric",
+    "ensemble": "Ensemble",
+    "process": "Process reward model",
+    "distilled": "Distilled classifier",
+}
 
 
 def served_scorer(artifact: Artifact, device: str) -> Scorer:
     """The reward of an ``rm_artifact``, graded exactly as it is served."""
     artifact.verify()
-    kind = str(read_artifact(artifact.path).kind)
+    kind = str(artifact.manifest.notes.get("kind", "classifier"))
     return Scorer(kind, LABELS.get(kind, kind), load_rm(artifact.path, device), artifact.digest)
 
 

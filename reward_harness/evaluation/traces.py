@@ -12,6 +12,7 @@ QUANTITIES = {
     "sft": ("loss",),
     "bt": ("loss",),
     "dpo": ("rewards/margins", "margin", "loss"),
+    "iterative_dpo": ("judge_mean", "rewards/margins", "loss"),
     "grpo": ("reward_mean", "reward"),
     "ppo": ("reward_mean",),
 }

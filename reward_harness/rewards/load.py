@@ -10,9 +10,15 @@ from typing import TYPE_CHECKING
 from reward_harness.errors import ArtifactError
 from reward_harness.rewards.base import BaseRM
 from reward_harness.rewards.classifier import ClassifierRM, Normalization
+from reward_harness.rewards.ensemble import EnsembleRM
+from reward_harness.rewards.process import ProcessRM
 from reward_harness.rewards.rubric import RubricRM
+from reward_harness.rewards.step_model import StepModel
 from reward_harness.rm.artifact import (
     MODEL_FOLDER,
+    ClassifierRuntime,
+    EnsembleRuntime,
+    ProcessRuntime,
     RMArtifact,
     RubricRuntime,
     read_artifact,
@@ -45,8 +51,8 @@ def load_rm(
     """
     artifact = read_artifact(path)
     digest = verified_digest(path, artifact)
-    if isinstance(artifact.runtime_snapshot, RubricRuntime):
-        runtime = artifact.runtime_snapshot
+    runtime = artifact.runtime_snapshot
+    if isinstance(runtime, RubricRuntime):
         rm: BaseRM = RubricRM(
             artifact.rubric,
             _grader(artifact, runtime, cache, api_key_env),
@@ -54,11 +60,26 @@ def load_rm(
             graded=runtime.graded,
         )
     else:
-        scaling = artifact.normalization
-        normalization = Normalization(scaling.mean, scaling.std)
-        rm = ClassifierRM.load(path / MODEL_FOLDER, device, normalization)
+        rm = _model(artifact, runtime, path / MODEL_FOLDER, device)
     rm.artifact_id, rm.digest = artifact.artifact_id, digest
     return rm
+
+
+def _model(
+    artifact: RMArtifact,
+    runtime: ClassifierRuntime | EnsembleRuntime | ProcessRuntime,
+    folder: Path,
+    device: str,
+) -> BaseRM:
+    """The reward whose weights lie in ``folder``."""
+    if isinstance(runtime, EnsembleRuntime):
+        members = [(ClassifierRM.load(folder / name, device), 1.0) for name in runtime.members]
+        return EnsembleRM(members, runtime.penalty)
+    if isinstance(runtime, ProcessRuntime):
+        steps = StepModel.load(folder, device)
+        return ProcessRM(steps, runtime.aggregation, runtime.step_delimiter)
+    scaling = artifact.normalization
+    return ClassifierRM.load(folder, device, Normalization(scaling.mean, scaling.std))
 
 
 def _grader(

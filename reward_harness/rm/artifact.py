@@ -54,7 +54,7 @@ class Compatibility(Frozen):
 class ScoringPolicy(Frozen):
     """How grades or logits become the score."""
 
-    aggregation: Literal["weighted_mean", "logit"]
+    aggregation: Literal["weighted_mean", "logit", "penalised_mean", "steps"]
     higher_is_better: bool = True
     unscored: Literal["never_a_number"] = "never_a_number"
 
@@ -91,12 +91,34 @@ class ClassifierRuntime(Frozen):
     reward_model: dict[str, Any]
 
 
+class EnsembleRuntime(Frozen):
+    """Classifiers of equal weight in folders below ``model``, and the price of disagreement."""
+
+    kind: Literal["ensemble"] = "ensemble"
+    files: dict[str, str]
+    members: list[str] = Field(min_length=2)
+    penalty: float = Field(ge=0)
+
+
+class ProcessRuntime(Frozen):
+    """A step model, how a response is cut into steps, and how their scores become one."""
+
+    kind: Literal["process"] = "process"
+    files: dict[str, str]
+    reward_model: dict[str, Any]
+    aggregation: Literal["min", "prod", "last", "mean"]
+    step_delimiter: str = Field(min_length=1)
+
+
+Runtime = RubricRuntime | ClassifierRuntime | EnsembleRuntime | ProcessRuntime
+
+
 class RMArtifact(Frozen):
     """A reward that can be loaded, deployed and served; see the rewards spec, "RM artifact"."""
 
     artifact_id: str
     schema_version: str = SCHEMA_VERSION
-    kind: Literal["rubric", "classifier"]
+    kind: Literal["rubric", "classifier", "ensemble", "process"]
     rubric: dict[str, Rubric] = Field(default_factory=dict)
     prompt_ids: dict[str, str] = Field(
         default_factory=dict, description="prompt key -> prompt id, for prompts with own rubrics"
@@ -104,7 +126,7 @@ class RMArtifact(Frozen):
     scoring_policy: ScoringPolicy
     normalization: Scaling = Scaling()
     compatibility: Compatibility = Compatibility()
-    runtime_snapshot: RubricRuntime | ClassifierRuntime = Field(discriminator="kind")
+    runtime_snapshot: Runtime = Field(discriminator="kind")
     created_at_utc: str | None = None
     source_session_id: str | None = None
     source_run_id: str | None = None
@@ -133,9 +155,9 @@ def write_artifact(artifact: RMArtifact, target: Path) -> Path:
     """Write a folder (identity and provenance apart) or, if ``target`` ends in .json, one file."""
     body = artifact.model_dump(mode="json")
     if target.suffix == ".json":
-        if artifact.kind == "classifier":
+        if artifact.kind != "rubric":
             raise ArtifactError(
-                "a classifier's weights do not fit into one JSON file",
+                "a model's weights do not fit into one JSON file",
                 where=str(target),
                 fix="Export to a folder.",
             )
@@ -217,7 +239,7 @@ def verified_digest(path: Path, artifact: RMArtifact) -> str:
 
     A published folder has its manifest's digest; a loose file or folder that of its content.
     """
-    if isinstance(artifact.runtime_snapshot, ClassifierRuntime):
+    if not isinstance(artifact.runtime_snapshot, RubricRuntime):
         for name, expected in artifact.runtime_snapshot.files.items():
             _check(path / MODEL_FOLDER / name, expected)
     manifest_path = path / MANIFEST_NAME

@@ -7,6 +7,7 @@ import os
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from reward_harness.errors import ArtifactError
 from reward_harness.hashing import digest_file
@@ -14,6 +15,8 @@ from reward_harness.llm.backends import resolve_backend, resolve_endpoint, resol
 from reward_harness.prompts import load_templates
 from reward_harness.rm.artifact import (
     ClassifierRuntime,
+    EnsembleRuntime,
+    ProcessRuntime,
     RMArtifact,
     RubricRuntime,
     Scaling,
@@ -63,23 +66,61 @@ def rubric_runtime(search: SearchConfig, seed: int, prompts: Path | None) -> Rub
 
 def describe_classifier(model: Path, scaling: Scaling) -> RMArtifact:
     """The artifact for weights that lie in ``model`` already."""
-    files = sorted(path for path in model.rglob("*") if path.is_file())
-    described = model / REWARD_MODEL_NAME
-    if described not in files:
-        raise ArtifactError(f"no {REWARD_MODEL_NAME}", where=str(model))
-    runtime = ClassifierRuntime(
-        files={path.relative_to(model).as_posix(): digest_file(path) for path in files},
-        reward_model=json.loads(described.read_bytes()),
-    )
+    files, described = _described(model)
     return sealed(
         RMArtifact(
             artifact_id="",
             kind="classifier",
             scoring_policy=ScoringPolicy(aggregation="logit"),
             normalization=scaling,
+            runtime_snapshot=ClassifierRuntime(files=files, reward_model=described),
+        )
+    )
+
+
+def describe_ensemble(model: Path, penalty: float) -> RMArtifact:
+    """The artifact for classifiers that lie in folders of ``model``; mean - penalty * std."""
+    members = sorted(path.parent.name for path in model.glob(f"*/{REWARD_MODEL_NAME}"))
+    runtime = EnsembleRuntime(files=_digests(model), members=members, penalty=penalty)
+    return sealed(
+        RMArtifact(
+            artifact_id="",
+            kind="ensemble",
+            scoring_policy=ScoringPolicy(aggregation="penalised_mean"),
             runtime_snapshot=runtime,
         )
     )
+
+
+def describe_process(model: Path, aggregation: Any, step_delimiter: str) -> RMArtifact:
+    """The artifact for a step model that lies in ``model``."""
+    files, described = _described(model)
+    runtime = ProcessRuntime(
+        files=files,
+        reward_model=described,
+        aggregation=aggregation,
+        step_delimiter=step_delimiter,
+    )
+    return sealed(
+        RMArtifact(
+            artifact_id="",
+            kind="process",
+            scoring_policy=ScoringPolicy(aggregation="steps"),
+            runtime_snapshot=runtime,
+        )
+    )
+
+
+def _digests(model: Path) -> dict[str, str]:
+    files = sorted(path for path in model.rglob("*") if path.is_file())
+    return {path.relative_to(model).as_posix(): digest_file(path) for path in files}
+
+
+def _described(model: Path) -> tuple[dict[str, str], dict[str, Any]]:
+    """Digests of the files, and the model's own description."""
+    if not (model / REWARD_MODEL_NAME).is_file():
+        raise ArtifactError(f"no {REWARD_MODEL_NAME}", where=str(model))
+    return _digests(model), json.loads((model / REWARD_MODEL_NAME).read_bytes())
 
 
 def link_tree(source: Path, target: Path) -> None:

@@ -11,8 +11,14 @@ from pathlib import Path
 import numpy as np
 from pydantic import BaseModel
 
+from reward_harness.data.derive import ranked_from_steps
 from reward_harness.data.files import read_records
-from reward_harness.data.records import PreferencePair, RankedPrompt, prompt_key
+from reward_harness.data.records import (
+    PreferencePair,
+    RankedPrompt,
+    StepwiseExample,
+    prompt_key,
+)
 from reward_harness.errors import DataError
 from reward_harness.hashing import derive_seed
 from reward_harness.manifest import Cost, Metric, Outcome
@@ -20,6 +26,7 @@ from reward_harness.rewards.base import BaseRM, Scored, conversation_of
 from reward_harness.rewards.classifier import ClassifierRM
 from reward_harness.rewards.load import load_rm
 from reward_harness.rewards.rubric import RubricRM
+from reward_harness.rewards.step_model import STEP_LINES
 from reward_harness.rm.artifact import (
     MODEL_FOLDER,
     PROBES_NAME,
@@ -34,6 +41,8 @@ from reward_harness.rm.gate_summary import plot_scores, summary_markdown
 from reward_harness.rm.gates import agreement_of, as_ranked, run_gates, sample, score_genuine
 from reward_harness.rm.package import (
     describe_classifier,
+    describe_ensemble,
+    describe_process,
     link_tree,
     rubric_artifact,
     rubric_runtime,
@@ -50,15 +59,13 @@ from reward_harness.rm.probes import (
 )
 from reward_harness.rubrics.files import SHARED, read_rubrics
 from reward_harness.stages.make import StageRun
+from reward_harness.stages.table import SERVED_FROM, held_out_stage
 from reward_harness.store import Artifact
 
 SCALING_PAIRS = 128
 DEPLOY_TURNS = 8
 SPLITS = ("train", "validation", "test")
 GATE_REPORT_NAME = "gate_report.json"
-SOURCES = {"rubric": "best_rubric", "classifier": "bt_reward_model"}
-DATASETS = {"rubric": "ranked_prompts", "classifier": "preference_pairs"}
-"""What each kind was made from; its test split is what the gates are measured on."""
 
 logger = logging.getLogger("reward_harness")
 
@@ -168,14 +175,23 @@ def _packaged_rubric(run: StageRun) -> RMArtifact:
 
 
 def _packaged_model(run: StageRun, folder: Path) -> RMArtifact:
-    link_tree(run.input("bt_reward_model").folder(MODEL_FOLDER), folder / MODEL_FOLDER)
+    """Weights linked to ``model/`` and described with the settings they were trained under."""
+    kind = run.experiment.reward_model.serve
+    source = run.input(SERVED_FROM[kind])
     model = folder / MODEL_FOLDER
+    link_tree(source.folder(MODEL_FOLDER), model)
+    settings = json.loads(source.file("job.json").read_bytes())["settings"]
+    if kind == "ensemble":
+        return describe_ensemble(model, settings["penalty"])
+    if kind == "process":
+        return describe_process(model, settings["aggregation"], STEP_LINES)
     return describe_classifier(model, _scaling(run, model))
 
 
 def _scaling(run: StageRun, model: Path) -> Scaling:
     """Mean and spread of the raw score on validation responses."""
-    pairs = _pairs(run, "validation")[:SCALING_PAIRS]
+    stage = held_out_stage(run.experiment.reward_model.serve)
+    pairs = _pairs(run, "validation", stage)[:SCALING_PAIRS]
     sides = [
         conversation_of([m.model_dump() for m in pair.prompt], text)
         for pair in pairs
@@ -190,13 +206,13 @@ def _scaling(run: StageRun, model: Path) -> Scaling:
 
 def _with_provenance(run: StageRun, artifact: RMArtifact) -> RMArtifact:
     kind = run.experiment.reward_model.serve
-    source = run.input(SOURCES[kind])
+    source = run.input(SERVED_FROM[kind])
     return artifact.model_copy(
         update={
             "created_at_utc": datetime.now(UTC).isoformat(timespec="seconds"),
             "source_session_id": source.manifest.artifact_id,
             "source_run_id": source.publication.run_id,
-            "dataset_hash": run.input(DATASETS[kind]).digest,
+            "dataset_hash": run.input(held_out_stage(kind)).digest,
             "config_hash": source.manifest.spec_digest,
         }
     )
@@ -204,8 +220,13 @@ def _with_provenance(run: StageRun, artifact: RMArtifact) -> RMArtifact:
 
 def _heldout(run: StageRun, artifact: RMArtifact) -> list[RankedPrompt]:
     """The test split; for rubrics of single prompts, every prompt that has one."""
-    if artifact.kind == "classifier":
-        found = as_ranked(_pairs(run, "test"))
+    stage = held_out_stage(run.experiment.reward_model.serve)
+    if artifact.kind == "process":
+        found = ranked_from_steps(
+            read_records(run.input(stage).file("test.jsonl"), StepwiseExample)
+        )
+    elif artifact.kind != "rubric":
+        found = as_ranked(_pairs(run, "test", stage))
     elif SHARED in artifact.rubric:
         found = _ranked(run, "test")
     else:
@@ -214,7 +235,7 @@ def _heldout(run: StageRun, artifact: RMArtifact) -> list[RankedPrompt]:
     if not found:
         raise DataError(
             "no held-out prompts to gate the reward on",
-            where=f"{run.experiment.key}/{DATASETS[artifact.kind]}/test.jsonl",
+            where=f"{run.experiment.key}/{stage}/test.jsonl",
             fix="Raise dataset.split.test, or take more prompts.",
         )
     return found
@@ -226,7 +247,7 @@ def _transfer(run: StageRun, rm: BaseRM) -> dict[str, Metric]:
     rng = np.random.default_rng(derive_seed(run.experiment.seed, "transfer"))
     if run.experiment.reward_model.serve == "rubric" and "preference_pairs" in run.inputs:
         name, prompts = "preference_pairs_agreement", as_ranked(_pairs(run, "test"))
-    elif run.experiment.reward_model.serve == "classifier" and "ranked_prompts" in run.inputs:
+    elif run.experiment.reward_model.serve != "rubric" and "ranked_prompts" in run.inputs:
         name, prompts = "ranked_prompts_agreement", _ranked(run, "test")
     else:
         return {}
@@ -238,8 +259,8 @@ def _ranked(run: StageRun, split: str) -> list[RankedPrompt]:
     return read_records(run.input("ranked_prompts").file(f"{split}.jsonl"), RankedPrompt)
 
 
-def _pairs(run: StageRun, split: str) -> list[PreferencePair]:
-    return read_records(run.input("preference_pairs").file(f"{split}.jsonl"), PreferencePair)
+def _pairs(run: StageRun, split: str, stage: str = "preference_pairs") -> list[PreferencePair]:
+    return read_records(run.input(stage).file(f"{split}.jsonl"), PreferencePair)
 
 
 def _probe_metrics(probes: list[ProbeScore]) -> dict[str, Metric]:

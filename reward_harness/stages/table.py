@@ -38,6 +38,11 @@ class Stage:
     wanted: Callable[[ExperimentSpec], bool] = lambda spec: True
     uses: Callable[[ExperimentSpec], tuple[str, ...]] | None = None
 
+    @property
+    def from_source(self) -> bool:
+        """Whether it reads a dataset source (``data/sources``)."""
+        return self.builder.startswith("reward_harness.stages.datasets:")
+
     def inputs_of(self, spec: ExperimentSpec) -> tuple[str, ...]:
         """The input stages that this experiment's artifact is really made from."""
         named = self.uses(spec) if self.uses else self.inputs
@@ -54,7 +59,11 @@ def _dataset(name: str, field: str) -> Stage:
     )
 
 
-def _policy(name: str, inputs: tuple[str, ...]) -> Stage:
+def _policy(
+    name: str,
+    inputs: tuple[str, ...],
+    uses: Callable[[ExperimentSpec], tuple[str, ...]] | None = None,
+) -> Stage:
     method = name.removesuffix("_checkpoint")
     return Stage(
         name=name,
@@ -62,19 +71,113 @@ def _policy(name: str, inputs: tuple[str, ...]) -> Stage:
         builder=f"reward_harness.stages.training:{name}",
         sections=("policy", f"policy_{method}", "compute"),
         inputs=inputs,
+        uses=uses,
         wanted=lambda spec: getattr(spec.policy, method) is not None,
     )
 
 
+def _from_models(
+    name: str,
+    field: str,
+    inputs: tuple[str, ...],
+    *,
+    also: tuple[str, ...] = (),
+    uses: Callable[[ExperimentSpec], tuple[str, ...]] | None = None,
+) -> Stage:
+    """A dataset that models of the experiment make; ``also`` names further spec sections."""
+    return Stage(
+        name=name,
+        group="datasets",
+        builder=f"reward_harness.stages.generated:{name}",
+        sections=("dataset", f"dataset_{field}", *also),
+        inputs=inputs,
+        templates="search" in also,
+        uses=uses,
+        wanted=lambda spec: getattr(spec.dataset, field) is not None,
+    )
+
+
+def _reward_model(
+    name: str,
+    field: str,
+    inputs: tuple[str, ...],
+    *,
+    also: tuple[str, ...] = (),
+    uses: Callable[[ExperimentSpec], tuple[str, ...]] | None = None,
+) -> Stage:
+    return Stage(
+        name=name,
+        group="reward_models",
+        builder=f"reward_harness.stages.reward_models:{name}",
+        sections=(f"reward_model_{field}", *also, "compute"),
+        inputs=inputs,
+        templates="search" in also,
+        uses=uses,
+        wanted=lambda spec: getattr(spec.reward_model, field) is not None,
+    )
+
+
+def _bt_inputs(spec: ExperimentSpec) -> tuple[str, ...]:
+    section = spec.reward_model.bt
+    return ("preference_pairs",) if section is None else ("preference_pairs", section.pairs)
+
+
+def _ensemble_inputs(spec: ExperimentSpec) -> tuple[str, ...]:
+    section = spec.reward_model.ensemble
+    return ("preference_pairs",) if section is None else ("preference_pairs", section.pairs)
+
+
+def _sft_inputs(spec: ExperimentSpec) -> tuple[str, ...]:
+    return (spec.policy.sft.examples,) if spec.policy.sft else ()
+
+
+def _sampled_policy(spec: ExperimentSpec) -> tuple[str, ...]:
+    section = spec.dataset.rl_samples
+    return (f"{section.policy}_checkpoint", "rl_prompts") if section else ()
+
+
+SERVED_FROM = {
+    "rubric": "best_rubric",
+    "classifier": "bt_reward_model",
+    "rubric_model": "rubric_reward_model",
+    "ensemble": "reward_ensemble",
+    "process": "process_reward_model",
+    "distilled": "classifier_reward_model",
+}
+"""By ``reward_model.serve``, the stage whose result is packaged."""
+
+HELD_OUT_FROM = {
+    "rubric": "ranked_prompts",
+    "process": "reasoning_steps",
+    "distilled": "distilled_preferences",
+}
+"""Whose test split a served reward is gated on, where it is not ``preference_pairs``."""
+
+
+def held_out_stage(serve: str) -> str:
+    """The dataset stage whose test split gates the served reward."""
+    return HELD_OUT_FROM.get(serve, "preference_pairs")
+
+
 def _served_reward(spec: ExperimentSpec) -> tuple[str, ...]:
-    made = {"rubric": "best_rubric", "classifier": "bt_reward_model"}[spec.reward_model.serve]
-    return (made, "preference_pairs", "ranked_prompts")
+    kind = spec.reward_model.serve
+    names = (SERVED_FROM[kind], "preference_pairs", "ranked_prompts", held_out_stage(kind))
+    return tuple(dict.fromkeys(names))
 
 
-_SECOND_OPINION = {"rubric": "bt_reward_model", "classifier": "best_rubric"}
-"""By the served reward, the one that judges policies beside it: nothing was trained on that one."""
+def _second_opinion(spec: ExperimentSpec) -> str:
+    """The reward that judges policies beside the served one: nothing was trained on that one."""
+    from_rubric = spec.reward_model.serve in ("rubric", "rubric_model", "distilled")
+    return "bt_reward_model" if from_rubric else "best_rubric"
 
-_CHECKPOINTS = ("sft_checkpoint", "dpo_checkpoint", "grpo_checkpoint", "ppo_checkpoint")
+
+_CHECKPOINTS = (
+    "sft_checkpoint",
+    "dpo_checkpoint",
+    "grpo_checkpoint",
+    "ppo_checkpoint",
+    "iterative_dpo_checkpoint",
+)
 
 _ALL = (
     _dataset("preference_pairs", "preferences"),
@@ -82,6 +185,18 @@ _ALL = (
     _dataset("sft_examples", "sft"),
     _dataset("rl_prompts", "rl_prompts"),
     _dataset("reasoning_steps", "reasoning"),
+    _from_models("synthetic_sft", "synthetic_sft", ("rl_prompts",), also=("policy", "search")),
+    _policy("sft_checkpoint", ("sft_examples", "synthetic_sft"), _sft_inputs),
+    _policy("dpo_checkpoint", ("sft_checkpoint", "preference_pairs")),
+    _from_models(
+        "ai_preferences", "ai_preferences", ("sft_checkpoint", "rl_prompts"), also=("search",)
+    ),
+    _from_models(
+        "rl_samples",
+        "rl_samples",
+        ("sft_checkpoint", "dpo_checkpoint", "rl_prompts"),
+        uses=_sampled_policy,
+    ),
     Stage(
         name="rubric_population",
         group="rubrics",
@@ -100,20 +215,39 @@ _ALL = (
         templates=True,
         wanted=lambda spec: spec.dataset.ranked is not None,
     ),
+    _from_models("score_dataset", "scores", ("rl_samples", "best_rubric"), also=("search",)),
+    _from_models("distilled_preferences", "distilled", ("score_dataset",)),
     Stage(
         name="bt_reward_model",
         group="reward_models",
         builder="reward_harness.stages.training:bt_reward_model",
         sections=("reward_model_bt", "compute"),
-        inputs=("preference_pairs",),
+        inputs=("preference_pairs", "ai_preferences"),
+        uses=_bt_inputs,
         wanted=lambda spec: spec.reward_model.bt is not None,
     ),
+    _reward_model(
+        "rubric_reward_model",
+        "rubric",
+        ("best_rubric", "preference_pairs", "ranked_prompts", "bt_reward_model"),
+        also=("search",),
+    ),
+    _reward_model(
+        "reward_ensemble", "ensemble", ("preference_pairs", "ai_preferences"), uses=_ensemble_inputs
+    ),
+    _reward_model("process_reward_model", "process", ("reasoning_steps",)),
+    _reward_model("classifier_reward_model", "distilled", ("distilled_preferences",)),
     Stage(
         name="rm_artifact",
         group="reward_models",
         builder="reward_harness.stages.serving:rm_artifact",
         sections=("reward_model", "search"),
-        inputs=("best_rubric", "bt_reward_model", "preference_pairs", "ranked_prompts"),
+        inputs=(
+            *SERVED_FROM.values(),
+            "preference_pairs",
+            "ranked_prompts",
+            *(name for name in HELD_OUT_FROM.values() if name != "ranked_prompts"),
+        ),
         templates=True,
         uses=_served_reward,
     ),
@@ -125,10 +259,13 @@ _ALL = (
         sections=("reward_model",),
         inputs=("rm_artifact",),
     ),
-    _policy("sft_checkpoint", ("sft_examples",)),
-    _policy("dpo_checkpoint", ("sft_checkpoint", "preference_pairs")),
     _policy("grpo_checkpoint", ("sft_checkpoint", "rl_prompts", "rm_deployment")),
     _policy("ppo_checkpoint", ("sft_checkpoint", "rl_prompts", "rm_deployment")),
+    _policy(
+        "iterative_dpo_checkpoint",
+        ("sft_checkpoint", "rl_prompts", "rm_deployment", "best_rubric", "bt_reward_model"),
+        lambda spec: ("sft_checkpoint", "rl_prompts", "rm_deployment", _second_opinion(spec)),
+    ),
     Stage(
         name="rm_report",
         group="evaluations",
@@ -147,14 +284,22 @@ _ALL = (
         group="evaluations",
         builder="reward_harness.stages.evaluations:policy_report",
         sections=("evaluation", "compute"),
-        inputs=("rl_prompts", "rm_deployment", *_SECOND_OPINION.values(), *_CHECKPOINTS),
+        inputs=("rl_prompts", "rm_deployment", "bt_reward_model", "best_rubric", *_CHECKPOINTS),
         uses=lambda spec: (
             "rl_prompts",
             "rm_deployment",
-            _SECOND_OPINION[spec.reward_model.serve],
+            _second_opinion(spec),
             *_CHECKPOINTS,
         ),
         wanted=lambda spec: spec.policy.sft is not None and spec.dataset.rl_prompts is not None,
+    ),
+    Stage(
+        name="hacking_report",
+        group="evaluations",
+        builder="reward_harness.stages.hacking:hacking_report",
+        sections=(),
+        inputs=("grpo_checkpoint", "ppo_checkpoint"),
+        wanted=lambda spec: spec.policy.grpo is not None or spec.policy.ppo is not None,
     ),
 )
 

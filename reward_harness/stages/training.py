@@ -12,14 +12,15 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
 
-from reward_harness.errors import SpecError
+from reward_harness.errors import SpecError, TrainingError
 from reward_harness.hashing import digest_file
-from reward_harness.manifest import Cost, Outcome
+from reward_harness.manifest import Cost, Gate, Metric, Outcome
 from reward_harness.models.folders import model_digest, model_folder
 from reward_harness.sections import ModelSpec
 from reward_harness.stages.make import StageRun
 from reward_harness.store import Artifact
 from reward_harness.training.job import (
+    AnyJob,
     BTJob,
     DataFile,
     DPOJob,
@@ -34,8 +35,9 @@ from reward_harness.training.launcher import launcher_for
 from reward_harness.training.resume import ResumeFolder
 from reward_harness.training.summary import plot_curves, read_rows, summary_markdown
 
+HACKING_GATE = "reward_hacking"
+
 T = TypeVar("T")
-Job = SFTJob | BTJob | DPOJob | GRPOJob | PPOJob
 
 
 def bt_reward_model(run: StageRun, folder: Path) -> Outcome:
@@ -43,40 +45,41 @@ def bt_reward_model(run: StageRun, folder: Path) -> Outcome:
     settings = required(run.experiment.reward_model.bt, "reward_model.bt")
     pairs = run.input("preference_pairs")
     job = BTJob(
-        **_common(run),
+        **job_fields(run),
         settings=settings,
-        model=_base(run, settings.backbone),
-        train=_data(pairs, "train.jsonl"),
-        validation=_data(pairs, "validation.jsonl"),
-        test=_data(pairs, "test.jsonl"),
+        model=base_model(run, settings.backbone),
+        train=data_file(run.input(settings.pairs), "train.jsonl"),
+        validation=data_file(pairs, "validation.jsonl"),
+        test=data_file(pairs, "test.jsonl"),
     )
-    return _run(run, folder, job)
+    return run_training(run, folder, job)
 
 
 def sft_checkpoint(run: StageRun, folder: Path) -> Outcome:
     """The base policy, fine-tuned on the examples."""
     policy = run.experiment.policy
+    settings = required(policy.sft, "policy.sft")
     job = SFTJob(
-        **_common(run),
-        settings=required(policy.sft, "policy.sft"),
+        **job_fields(run),
+        settings=settings,
         lora=policy.lora,
-        model=_base(run, policy.model),
-        train=_data(run.input("sft_examples"), "train.jsonl"),
+        model=base_model(run, policy.model),
+        train=data_file(run.input(settings.examples), "train.jsonl"),
     )
-    return _run(run, folder, job)
+    return run_training(run, folder, job)
 
 
 def dpo_checkpoint(run: StageRun, folder: Path) -> Outcome:
     """The fine-tuned policy, optimised directly on the preference pairs."""
     policy = run.experiment.policy
     job = DPOJob(
-        **_common(run),
+        **job_fields(run),
         settings=required(policy.dpo, "policy.dpo"),
         lora=policy.lora,
-        model=_fine_tuned(run),
-        train=_data(run.input("preference_pairs"), "train.jsonl"),
+        model=fine_tuned(run),
+        train=data_file(run.input("preference_pairs"), "train.jsonl"),
     )
-    return _run(run, folder, job)
+    return run_training(run, folder, job)
 
 
 def grpo_checkpoint(run: StageRun, folder: Path) -> Outcome:
@@ -89,32 +92,32 @@ def grpo_checkpoint(run: StageRun, folder: Path) -> Outcome:
             where=f"experiment {run.experiment.key!r}, policy.grpo",
             got=f"{settings.batch_size} and {settings.group_size}",
         )
-    with _reward(run, settings.reward) as reward:
+    with deployed_reward(run, settings.reward) as reward:
         job = GRPOJob(
-            **_common(run),
+            **job_fields(run),
             settings=settings,
             lora=policy.lora,
-            model=_fine_tuned(run),
-            train=_data(run.input("rl_prompts"), "train.jsonl"),
+            model=fine_tuned(run),
+            train=data_file(run.input("rl_prompts"), "train.jsonl"),
             reward=reward,
         )
-        return _run(run, folder, job)
+        return run_training(run, folder, job)
 
 
 def ppo_checkpoint(run: StageRun, folder: Path) -> Outcome:
     """The fine-tuned policy, optimised against the deployed reward with a value function."""
     policy = run.experiment.policy
     settings = required(policy.ppo, "policy.ppo")
-    with _reward(run, settings.reward) as reward:
+    with deployed_reward(run, settings.reward) as reward:
         job = PPOJob(
-            **_common(run),
+            **job_fields(run),
             settings=settings,
             lora=policy.lora,
-            model=_fine_tuned(run),
-            train=_data(run.input("rl_prompts"), "train.jsonl"),
+            model=fine_tuned(run),
+            train=data_file(run.input("rl_prompts"), "train.jsonl"),
             reward=reward,
         )
-        return _run(run, folder, job)
+        return run_training(run, folder, job)
 
 
 def required(section: T | None, name: str) -> T:
@@ -126,7 +129,7 @@ def required(section: T | None, name: str) -> T:
     return section
 
 
-def _common(run: StageRun) -> dict[str, Any]:
+def job_fields(run: StageRun) -> dict[str, Any]:
     compute = run.experiment.compute
     return {
         "experiment": run.experiment.key,
@@ -138,25 +141,25 @@ def _common(run: StageRun) -> dict[str, Any]:
     }
 
 
-def _base(run: StageRun, spec: ModelSpec) -> ModelRef:
+def base_model(run: StageRun, spec: ModelSpec) -> ModelRef:
     folder = model_folder(spec, run.workspace.cache)
     return ModelRef(name=spec.name, path=str(folder), digest=model_digest(folder))
 
 
-def _fine_tuned(run: StageRun) -> ModelRef:
+def fine_tuned(run: StageRun) -> ModelRef:
     artifact = run.input("sft_checkpoint")
     folder = artifact.folder("model")
     name = f"{run.experiment.key}/sft_checkpoint"
     return ModelRef(name=name, path=str(folder), digest=model_digest(folder))
 
 
-def _data(artifact: Artifact, name: str) -> DataFile:
+def data_file(artifact: Artifact, name: str) -> DataFile:
     path = artifact.file(name)
     return DataFile(path=str(path), sha256=digest_file(path))
 
 
 @contextmanager
-def _reward(run: StageRun, how: str) -> Generator[RewardRef]:
+def deployed_reward(run: StageRun, how: str) -> Generator[RewardRef]:
     """The deployed reward, once its gates allow it: a server for this step, or the artifact."""
     from reward_harness.serving.service import deployed_artifact, deployment_of, serve_for
 
@@ -170,7 +173,7 @@ def _reward(run: StageRun, how: str) -> Generator[RewardRef]:
         yield RewardRef(kind="served", digest=artifact.digest, url=url)
 
 
-def _run(run: StageRun, folder: Path, job: Job) -> Outcome:
+def run_training(run: StageRun, folder: Path, job: AnyJob) -> Outcome:
     """Have the job run and report it: summary, curves, metrics, cost."""
     launcher = run.services.launcher or launcher_for(run.experiment.compute)
     result = launcher.run(job, folder, run.services.progress)
@@ -179,14 +182,56 @@ def _run(run: StageRun, folder: Path, job: Job) -> Outcome:
     (folder / "summary.md").write_text(summary_markdown(job, result), encoding="utf-8")
     plot_curves(job.method, rows, folder / "plot.png")
     return Outcome(
-        metrics=result.metrics,
+        metrics={**result.metrics, **hacking_metrics(result)},
+        gates=hacking_gate(job, result),
         cost=Cost(seconds=result.seconds, peak_memory_bytes=result.peak_memory_bytes),
         notes=_notes(job, result),
         device=result.device,
     )
 
 
-def _notes(job: Job, result: TrainResult) -> dict[str, Any]:
+def hacking_metrics(result: TrainResult) -> dict[str, Metric]:
+    """How many judged steps raised a warning; nothing where no step could be judged."""
+    found = result.hacking
+    if found is None or not found.judged_steps:
+        return {}
+    warned = Metric(value=len(found.warnings), n=found.judged_steps, direction="min")
+    return {"hacking_warnings": warned}
+
+
+def hacking_gate(job: AnyJob, result: TrainResult) -> dict[str, Gate]:
+    """The gate that keeps a checkpoint which hacks its reward from whoever would use it."""
+    found = result.hacking
+    if found is None or not isinstance(job, GRPOJob | PPOJob):
+        return {}
+    detail = f"step {found.hard_stop_step}: {found.message}" if found.hard_stop_step else ""
+    gate = Gate(
+        passed=found.hard_stop_step is None,
+        value=float(found.hard_stop_step is not None),
+        threshold=0.0,
+        detail=detail or f"{found.judged_steps} of {result.steps} steps judged",
+        enforced=job.settings.hacking.on_hack == "stop",
+    )
+    return {HACKING_GATE: gate}
+
+
+def require_unhacked(artifact: Artifact) -> None:
+    """``TrainingError`` with the detector's reason if this checkpoint's run was stopped for it."""
+    gate = artifact.manifest.gates.get(HACKING_GATE)
+    if gate is None or gate.passed or not gate.enforced:
+        return
+    key, stage = artifact.manifest.experiment, artifact.manifest.stage
+    raise TrainingError(
+        f"stopped for reward hacking at {gate.detail}",
+        where=artifact.manifest.artifact_id,
+        fix="The checkpoint is published and gated out. "
+        f"`harness experiment run {key} --stages hacking_report` shows what happened; change the "
+        f"reward or raise the KL weight. on_hack: record in policy.{stage.split('_')[0]}.hacking "
+        "trains on all the same.",
+    )
+
+
+def _notes(job: AnyJob, result: TrainResult) -> dict[str, Any]:
     return {
         "method": job.method,
         "job": job.digest,
@@ -195,4 +240,5 @@ def _notes(job: Job, result: TrainResult) -> dict[str, Any]:
         "resumed_from": result.resumed_from,
         "tokens_per_second": result.tokens_per_second,
         "train_dtype": job.train_dtype,
+        "hacking": result.hacking.model_dump(mode="json") if result.hacking else None,
     }

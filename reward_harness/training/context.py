@@ -17,10 +17,10 @@ from reward_harness.hashing import canonical_json
 from reward_harness.manifest import Metric
 from reward_harness.progress import Progress, ProgressSink
 from reward_harness.rewards.base import BaseRM
-from reward_harness.training.job import BTJob, DPOJob, GRPOJob, PPOJob, SFTJob
+from reward_harness.training.job import AnyJob as AnyJob
+from reward_harness.training.job import HackingOutcome
 from reward_harness.training.resume import ResumeFolder
 
-AnyJob = SFTJob | BTJob | DPOJob | GRPOJob | PPOJob
 MetricRow = Mapping[str, float | int | str | None]
 
 

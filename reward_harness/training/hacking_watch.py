@@ -40,7 +40,9 @@ class HackingWatch:
         return {
             **seen.row(),
             "hacking_length_z": status.length_z,
-            "hacking_length_threshold": status.length_threshold,
+            "hacking_length_window": status.length_mean,
+            "hacking_length_low": status.length_low,
+            "hacking_length_high": status.length_high,
             "hacking_divergence": status.reward_divergence,
             "hacking_divergence_threshold": status.divergence_threshold,
             "hacking_verdict": status.verdict,

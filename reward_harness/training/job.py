@@ -17,9 +17,13 @@ from reward_harness.manifest import Frozen, Metric
 from reward_harness.sections import (
     BTSection,
     DPOSection,
+    EnsembleSection,
     GRPOSection,
+    IterativeDPOSection,
     LoraSpec,
     PPOSection,
+    ProcessSection,
+    RubricModelSection,
     SFTSection,
 )
 
@@ -46,9 +50,9 @@ class ModelRef(Frozen):
 
 
 class RewardRef(Frozen):
-    """The reward of on-policy methods: a running server or an ``rm_artifact`` folder."""
+    """A reward: a running server, an ``rm_artifact`` folder, or a classifier's model folder."""
 
-    kind: Literal["served", "artifact"]
+    kind: Literal["served", "artifact", "classifier"]
     digest: str
     url: str | None = None
     path: str | None = None
@@ -56,7 +60,7 @@ class RewardRef(Frozen):
     @model_validator(mode="after")
     def _has_its_place(self) -> RewardRef:
         if (self.url if self.kind == "served" else self.path) is None:
-            raise ValueError("a served reward needs `url`, an artifact `path`")
+            raise ValueError("a served reward needs `url`, any other `path`")
         return self
 
 
@@ -102,6 +106,33 @@ class BTJob(JobBase):
     test: DataFile
 
 
+class EnsembleJob(JobBase):
+    """Bradley-Terry models of different seeds, measured as one penalised reward."""
+
+    method: Literal["ensemble"] = "ensemble"
+    settings: EnsembleSection
+    validation: DataFile
+    test: DataFile
+
+
+class RubricModelJob(JobBase):
+    """Regression on ``ScoredResponse`` records; ``rival`` is measured on the same test pairs."""
+
+    method: Literal["rubric"] = "rubric"
+    settings: RubricModelSection
+    validation: DataFile
+    test: DataFile
+    rival: ModelRef | None = None
+
+
+class ProcessJob(JobBase):
+    """A process reward model and its outcome twin on ``StepwiseExample`` records."""
+
+    method: Literal["process"] = "process"
+    settings: ProcessSection
+    test: DataFile
+
+
 class DPOJob(JobBase):
     """Direct preference optimisation on ``PreferencePair`` records."""
 
@@ -134,9 +165,33 @@ class PPOJob(JobBase):
     lora: LoraSpec | None = None
 
 
-TrainJob = Annotated[SFTJob | BTJob | DPOJob | GRPOJob | PPOJob, Field(discriminator="method")]
+class IterativeDPOJob(JobBase):
+    """Rounds of rollout and DPO on ``RLPrompt`` records; ``judge`` measures, ``reward`` trains."""
 
-_JOB: TypeAdapter[SFTJob | BTJob | DPOJob | GRPOJob | PPOJob] = TypeAdapter(TrainJob)
+    method: Literal["iterative_dpo"] = "iterative_dpo"
+    settings: IterativeDPOSection
+    reward: RewardRef
+    judge: RewardRef | None = None
+    test: DataFile
+    lora: LoraSpec | None = None
+
+
+RewardJob = BTJob | EnsembleJob | RubricModelJob | ProcessJob
+PolicyJob = SFTJob | DPOJob | GRPOJob | PPOJob | IterativeDPOJob
+AnyJob = RewardJob | PolicyJob
+TrainJob = Annotated[AnyJob, Field(discriminator="method")]
+
+_JOB: TypeAdapter[AnyJob] = TypeAdapter(TrainJob)
+
+
+class HackingOutcome(Frozen):
+    """What the reward-hacking detector said in a run; ``stopped``: the run ended there."""
+
+    judged_steps: int
+    warnings: dict[int, str] = Field(description="message by step")
+    hard_stop_step: int | None
+    message: str
+    stopped: bool
 
 
 class TrainResult(Frozen):
@@ -153,9 +208,10 @@ class TrainResult(Frozen):
     peak_memory_bytes: int
     tokens_per_second: float | None = None
     resumed_from: int | None = None
+    hacking: HackingOutcome | None = None
 
 
-def read_job(path: Path) -> SFTJob | BTJob | DPOJob | GRPOJob | PPOJob:
+def read_job(path: Path) -> AnyJob:
     """Read a job file; ``TrainingError`` names the field that is wrong."""
     try:
         return _JOB.validate_json(path.read_bytes())
@@ -180,4 +236,3 @@ def _without(value: Any, names: frozenset[str]) -> Any:
     if isinstance(value, list):
         return [_without(item, names) for item in value]
     return value
-    hacking: HackingOutcome | None = None

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from transformers import GenerationConfig
 
+from reward_harness.errors import SpecError
 from reward_harness.models.chat import end_id, pad_id
 from reward_harness.models.embedded import load_policy_folder
 from reward_harness.sections import LoraSpec
@@ -29,8 +30,29 @@ def load_for_training(
 
 def lora_config(lora: LoraSpec | None) -> LoraConfig | None:
     """PEFT's configuration of the spec's adapters; None trains all weights."""
-    if lora is None:
-        return None
+    return None if lora is None else _peft_config(lora, "CAUSAL_LM")
+
+
+def lora_adapted(model: PreTrainedModel, lora: LoraSpec, task: str = "CAUSAL_LM") -> Any:
+    """The model with fresh adapters, all else frozen; ``SpecError`` where no module is targeted.
+
+    ``task`` is PEFT's: ``FEATURE_EXTRACTION`` for a backbone without a language-model head.
+    """
+    from peft import get_peft_model
+
+    names = {name.rpartition(".")[2] for name, _ in model.named_modules()}
+    if not names & set(lora.targets):
+        raise SpecError(
+            "the adapters' targets are not in the model",
+            where=type(model).__name__,
+            got=", ".join(lora.targets),
+            expected="names of linear modules, for BERT query, key, value",
+            fix="Correct `targets` in the experiment's lora section.",
+        )
+    return get_peft_model(model, _peft_config(lora, task))
+
+
+def _peft_config(lora: LoraSpec, task: str) -> LoraConfig:
     from peft import LoraConfig
 
     return LoraConfig(
@@ -38,7 +60,7 @@ def lora_config(lora: LoraSpec | None) -> LoraConfig | None:
         lora_alpha=lora.alpha,
         lora_dropout=lora.dropout,
         target_modules=list(lora.targets),
-        task_type="CAUSAL_LM",
+        task_type=task,
     )
 
 

@@ -18,6 +18,14 @@ if TYPE_CHECKING:
 CURVES: Mapping[str, Sequence[tuple[str, str]]] = {
     "sft": (("loss", "loss"),),
     "bt": (("loss", "loss"), ("accuracy", "accuracy in the batch")),
+    "ensemble": (("loss", "loss, member after member"), ("accuracy", "accuracy in the batch")),
+    "rubric": (("loss", "mean squared error"), ("error", "mean absolute error")),
+    "process": (("loss", "loss, process then outcome"), ("accuracy", "accuracy in the batch")),
+    "iterative_dpo": (
+        ("loss", "loss, round after round"),
+        ("rewards/margins", "margin"),
+        ("judge_mean", "the judge's mean score"),
+    ),
     "dpo": (("loss", "loss"), ("rewards/margins", "margin"), ("rewards/accuracies", "accuracy")),
     "grpo": (("reward", "mean reward"), ("kl", "KL to the reference")),
     "ppo": (

@@ -38,21 +38,25 @@ if TYPE_CHECKING:
 METHODS: Mapping[str, str] = {
     "sft": "reward_harness.training.sft",
     "bt": "reward_harness.training.reward_model",
+    "ensemble": "reward_harness.training.reward_model",
+    "rubric": "reward_harness.training.rubric_model",
+    "process": "reward_harness.training.process_model",
     "dpo": "reward_harness.training.dpo",
     "grpo": "reward_harness.training.grpo",
     "ppo": "reward_harness.training.ppo_job",
+    "iterative_dpo": "reward_harness.training.iterative_dpo",
 }
 PROGRESS_PREFIX = "@progress "
 ERROR_PREFIX = "@error "
 LAUNCHER_VARIABLE = "HARNESS_LAUNCHER_PID"
 ORPHAN_GRACE_S = 60.0
 STOPPED_EXIT = 143
+HACKED_EXIT = 4
+"""The job ended early with a result: the policy hacks its reward, its checkpoint is gated out."""
 
 logger = logging.getLogger(__name__)
 
 
-HACKED_EXIT = 4
-"""The job ended early with a result: the policy hacks its reward, its checkpoint is gated out."""
 def run_job(
     job: AnyJob,
     output: Path,
@@ -97,23 +101,35 @@ def run_job(
 def open_reward(job: AnyJob) -> BaseRM | None:
     """The reward an on-policy job names; its digest is checked by whoever answers."""
     reference: RewardRef | None = getattr(job, "reward", None)
-    if reference is None:
-        return None
+    return None if reference is None else open_reference(reference)
+
+
+def open_reference(reference: RewardRef) -> BaseRM:
+    """The reward that ``reference`` names; ``TrainingError`` if it has another digest."""
+    path = Path(reference.path or "")
     if reference.kind == "served":
         from reward_harness.rewards.remote import RemoteRM
 
         return RemoteRM(reference.url or "", expect_digest=reference.digest)
-    from reward_harness.rewards.load import load_rm
+    if reference.kind == "classifier":
+        from reward_harness.models.folders import model_digest
+        from reward_harness.rewards.classifier import ClassifierRM
 
-    found = load_rm(Path(reference.path or ""))
-    if found.digest != reference.digest:
+        opened: BaseRM = ClassifierRM.load(path)
+        digest = model_digest(path)
+    else:
+        from reward_harness.rewards.load import load_rm
+
+        opened = load_rm(path)
+        digest = opened.digest
+    if digest != reference.digest:
         raise TrainingError(
             "the reward is not the one the job names",
             where=reference.path,
-            got=found.digest,
+            got=digest,
             expected=reference.digest,
         )
-    return found
+    return opened
 
 
 def _report(
@@ -132,6 +148,7 @@ def _report(
         peak_memory_bytes=peak_memory_bytes(),
         tokens_per_second=found.tokens_per_second,
         resumed_from=found.resumed_from,
+        hacking=found.hacking,
     )
     (output / RESULT_FILE).write_text(result.model_dump_json(indent=1), encoding="utf-8")
     return result
@@ -145,10 +162,10 @@ def tell(event: Progress) -> None:
         "total": event.total,
         "message": event.message,
         "numbers": dict(event.numbers),
+        "alert": event.alert,
     }
     sys.stdout.write(PROGRESS_PREFIX + orjson.dumps(body).decode() + "\n")
     sys.stdout.flush()
-        hacking=found.hacking,
     numbers = ", ".join(f"{name} {value:.4g}" for name, value in event.numbers.items())
     level = logging.WARNING if event.alert else logging.INFO
     text = event.message or numbers
@@ -164,7 +181,6 @@ def watch_launcher(stop: StopRequest) -> None:
     def watch() -> None:
         while os.getppid() == int(launcher):
             time.sleep(0.5)
-        "alert": event.alert,
         stop.requested = True
         time.sleep(ORPHAN_GRACE_S)
         os.killpg(os.getpgid(0), signal.SIGKILL)
@@ -184,15 +200,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     watch_launcher(stop)
     signal.signal(signal.SIGTERM, lambda *_: setattr(stop, "requested", True))
     try:
-        run_job(read_job(options.job), options.output, tell, stop=stop)
+        result = run_job(read_job(options.job), options.output, tell, stop=stop)
     except HarnessError as error:
         body = {"kind": type(error).__name__, "text": str(error)}
         sys.stderr.write(ERROR_PREFIX + orjson.dumps(body).decode() + "\n")
         return STOPPED_EXIT if stop.requested else error.exit_code
+    if result.hacking and result.hacking.stopped:
+        return HACKED_EXIT
     return 0
 
 
 if __name__ == "__main__":
     sys.exit(main())
-    if result.hacking and result.hacking.stopped:
-        return HACKED_EXIT

@@ -9,20 +9,26 @@ from typing import TYPE_CHECKING, Any
 
 from reward_harness.errors import TrainingError
 from reward_harness.scaling.memory import MemoryEstimate, Workload, require_memory
-from reward_harness.sections import LoraSpec
+from reward_harness.sections import (
+    DPOSection,
+    IterativeDPOSection,
+    LoraSpec,
+    RewardOptim,
+    SFTSection,
+)
 
 if TYPE_CHECKING:
     from reward_harness.training.context import AnyJob
 
-BT_PASS_TOKENS = 2048
+REWARD_PASS_TOKENS = 2048
 PPO_PASS_TOKENS = 1024
-"""Token budgets of one pass in ``reward_model`` and ``ppo``; importing those would import torch."""
+"""Token budgets of one pass in ``reward_loop`` and ``ppo``; importing those would import torch."""
 
 
 def require_job_memory(job: AnyJob, available: int, device: str) -> MemoryEstimate:
     """The job's estimate; ``TrainingError`` if it is more than ``available`` bytes."""
     shapes = tensor_shapes(Path(job.model.path))
-    adapter = lora_parameters(shapes, getattr(job, "lora", None) or LoraSpec())
+    adapter = lora_parameters(shapes, _lora(job) or LoraSpec())
     return require_memory(
         workload_of(job),
         available,
@@ -38,18 +44,18 @@ def workload_of(job: AnyJob) -> Workload:
     shapes = tensor_shapes(folder)
     config: dict[str, Any] = json.loads((folder / "config.json").read_bytes())
     parameters = sum(math.prod(shape) for shape in shapes.values())
-    lora: LoraSpec | None = getattr(job, "lora", None)
+    lora = _lora(job)
     batch, tokens = _pass(job)
     return Workload(
         parameters=parameters,
         trained=lora_parameters(shapes, lora) if lora else parameters,
         layers=int(config["num_hidden_layers"]),
         hidden=int(config["hidden_size"]),
-        vocabulary=0 if job.method == "bt" else int(config["vocab_size"]),
+        vocabulary=0 if isinstance(job.settings, RewardOptim) else int(config["vocab_size"]),
         batch=batch,
         tokens=tokens,
         dtype=job.train_dtype,
-        reference=lora is None and job.method in ("dpo", "grpo", "ppo"),
+        reference=lora is None and job.method in ("dpo", "grpo", "ppo", "iterative_dpo"),
     )
 
 
@@ -76,13 +82,19 @@ def lora_parameters(shapes: dict[str, list[int]], lora: LoraSpec) -> int:
     return sum(lora.r * sum(shape) for shape in targeted)
 
 
+def _lora(job: AnyJob) -> LoraSpec | None:
+    """The job's adapters; a reward model's are in its settings."""
+    return getattr(job, "lora", None) or getattr(job.settings, "lora", None)
+
+
 def _pass(job: AnyJob) -> tuple[int, int]:
     """Sequences and tokens of the largest single pass."""
-    if job.method == "bt":
-        return max(1, BT_PASS_TOKENS // job.settings.max_length), job.settings.max_length
-    if job.method == "sft":
+    if isinstance(job.settings, RewardOptim):
+        length = job.settings.max_length
+        return max(1, REWARD_PASS_TOKENS // length), length
+    if isinstance(job.settings, SFTSection):
         return job.settings.batch_size, job.settings.max_length
-    if job.method == "dpo":
+    if isinstance(job.settings, DPOSection | IterativeDPOSection):
         return 2 * job.settings.batch_size, job.settings.max_length
     tokens = job.settings.max_prompt_tokens + job.settings.max_new_tokens
     if job.method == "ppo":

@@ -21,7 +21,8 @@ from reward_harness.training.bradley_terry import bradley_terry_loss, warm_head
 from reward_harness.training.dpo import encode_pairs
 from reward_harness.training.grpo import GroupReward
 from reward_harness.training.heldout import heldout_measures
-from reward_harness.training.reward_model import batches, encode_pair
+from reward_harness.training.reward_loop import batches
+from reward_harness.training.reward_model import encode_pair
 from reward_harness.training.sft import labelled
 from reward_harness.training.worker import run_job
 
@@ -290,7 +291,7 @@ def test_a_loss_that_is_not_finite_stops_and_keeps_the_last_good_checkpoint(
 ):
     from reward_harness.training.resume import ResumeFolder
 
-    monkeypatch.setattr("reward_harness.training.reward_model.SAVE_EVERY", 2)
+    monkeypatch.setattr("reward_harness.training.reward_loop.SAVE_EVERY", 2)
     job = getattr(jobs, method)(max_steps=8)
     job = job.model_copy(update={"resume_root": str(tmp_path / "resume")})
     calls = {"n": 0}

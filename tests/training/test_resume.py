@@ -72,7 +72,7 @@ def test_old_checkpoints_are_deleted_newest_last(tmp_path: Path):
 def test_a_killed_job_continues_and_ends_with_the_same_weights(
     jobs, tmp_path, monkeypatch, method, settings
 ):
-    monkeypatch.setattr("reward_harness.training.reward_model.SAVE_EVERY", 2)
+    monkeypatch.setattr("reward_harness.training.reward_loop.SAVE_EVERY", 2)
     job = getattr(jobs, method)(**settings)
     job = job.model_copy(update={"resume_root": str(tmp_path / "resume")})
     whole = job.model_copy(update={"resume_root": None})
