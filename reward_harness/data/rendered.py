@@ -50,6 +50,13 @@ STARTS = (
 )
 """Padding on the left is made of end tokens in many tokenizers."""
 
+BEGINNING = re.compile(rf"\A(?:{'|'.join(map(re.escape, STARTS))})+")
+REVERSED_ENDING = re.compile(rf"(?:\s*+(?:{'|'.join(re.escape(t[::-1]) for t in ENDS)}))+")
+"""Read backwards, because a search for the end of a text would try every token in it."""
+
+CHATML = "<|im_start|>"
+BARE_ROLE = re.compile(r"(?:system|user|assistant)\n")
+
 
 class Span(NamedTuple):
     """One turn in a text: who speaks, and where what is said starts and ends."""
@@ -124,7 +131,7 @@ def conversation_of_text(text: str) -> list[Turn]:
     Text in no known layout becomes an assistant's turn alone; a conversation in which no assistant
     speaks stays without one, which no reward takes.
     """
-    body = _without_starts(text)
+    body = _body(text)
     layout = _layout_of(body)
     if layout is None:
         return [_turn("assistant", _without_ends(body))]
@@ -145,7 +152,7 @@ def conversation_of_query(query: str, prompt: str | None) -> list[Turn]:
     """
     if not prompt:
         return conversation_of_text(query)
-    asked, whole = _without_starts(prompt), _without_starts(query)
+    asked, whole = _body(prompt), _body(query)
     if not whole.startswith(asked):
         return conversation_of_text(query)
     response = whole[len(asked) :]
@@ -190,21 +197,17 @@ def _clean(layout: Layout, text: str) -> str:
     return text.strip() if layout.strips else text
 
 
-def _without_starts(text: str) -> str:
-    """``text`` after its padding and begin-of-text tokens."""
-    start = 0
-    while token := next((t for t in STARTS if text.startswith(t, start)), None):
-        start += len(token)
-    return text[start:]
+def _body(text: str) -> str:
+    """``text`` after its padding and begin-of-text tokens.
+
+    A tokenizer may use ChatML's own marker as begin-of-text (SmolLM2 does), and a client that takes
+    that off the front takes half a marker with it: it is put back.
+    """
+    body = BEGINNING.sub("", text, count=1)
+    return f"{CHATML}{body}" if BARE_ROLE.match(body) and f"\n{CHATML}" in body else body
 
 
 def _without_ends(text: str) -> str:
-    """``text`` before its end tokens and the white space between them; linear in their number."""
-    end = position = len(text)
-    while True:
-        while position and text[position - 1].isspace():
-            position -= 1
-        token = next((t for t in ENDS if text.endswith(t, 0, position)), None)
-        if token is None:
-            return text[:end]
-        end = position = position - len(token)
+    """``text`` before its end tokens and the white space between and after them."""
+    ending = REVERSED_ENDING.match(text[::-1])
+    return text[: len(text) - ending.end()] if ending else text

@@ -10,7 +10,7 @@ from fastapi import APIRouter, Request, Response
 
 from reward_harness.data.rendered import conversation_of_text
 from reward_harness.serving.context import trace_of
-from reward_harness.serving.protocols.scoring import reply, scored
+from reward_harness.serving.protocols.scoring import reply, require_short, scored
 from reward_harness.serving.wire import UnicodeText, Wire
 
 router = APIRouter()
@@ -25,6 +25,7 @@ class EvaluationBody(Wire):
 @router.post("/v1/score/evaluation")
 async def evaluate(body: EvaluationBody, request: Request) -> Response:
     """One score for each conversation."""
+    require_short(request, body.messages)
     answers = await scored(request, [conversation_of_text(text) for text in body.messages])
     return reply(
         answers,

@@ -15,7 +15,7 @@ from pydantic import model_validator
 
 from reward_harness.data.rendered import conversation_of_query
 from reward_harness.rewards.base import Abstained, Failed
-from reward_harness.serving.protocols.scoring import Answers, reply, scored
+from reward_harness.serving.protocols.scoring import Answers, reply, require_short, scored
 from reward_harness.serving.wire import ServerError, UnicodeText, Wire, error_of
 
 LOG_PREFIX = "criteria/"
@@ -41,6 +41,7 @@ class GetRewardBody(Wire):
 @router.post("/get_reward")
 async def get_reward(body: GetRewardBody, request: Request) -> Response:
     """One reward for each query; empty lists are legal."""
+    require_short(request, body.query)
     prompts = body.prompts or [None] * len(body.query)
     conversations = [
         conversation_of_query(query, prompt)

@@ -13,22 +13,12 @@ from fastapi import APIRouter, Request, Response
 from pydantic import Discriminator, Tag
 
 from reward_harness.rewards.base import conversation_of
-from reward_harness.serving.context import context_of, trace_of
+from reward_harness.serving.context import trace_of
 from reward_harness.serving.protocols.scoring import listed, ranked, reply, scored, sigmoid
-from reward_harness.serving.protocols.texts import TextPart, cut, text_of
+from reward_harness.serving.protocols.texts import Text, Texts, text_of, texts_of
 from reward_harness.serving.wire import ServerError, UnicodeText, Wire
 
 router = APIRouter()
-
-
-class Parts(Wire):
-    """A text in parts."""
-
-    content: list[TextPart]
-
-
-Text = UnicodeText | Parts
-Texts = Text | list[Text]
 
 
 class Pairs(Wire):
@@ -72,7 +62,7 @@ def prompts_and_responses(body: AnyPairs) -> tuple[list[str], list[str]]:
         first, second = body.queries, body.documents if body.documents is not None else body.items
     if second is None:
         raise ServerError(422, "invalid_request", "queries need documents")
-    prompts, responses = _listed(first), _listed(second)
+    prompts, responses = texts_of(first), texts_of(second)
     if len(prompts) == 1:
         prompts *= len(responses)
     if len(prompts) != len(responses):
@@ -117,7 +107,6 @@ class TextsBody(Wire):
     texts: list[UnicodeText]
     raw_scores: bool = False
     return_text: bool = False
-    truncate: bool = False
 
 
 def _dialect(body: Any) -> str:
@@ -137,7 +126,7 @@ async def rerank(body: RerankBody, request: Request) -> Response:
     """Responses to one prompt, best first."""
     if isinstance(body, TextsBody):
         return await _rerank_texts(body, request)
-    prompt, responses = _text(body.query), _listed(body.documents)
+    prompt, responses = text_of(body.query), texts_of(body.documents)
     answers = await scored(request, [conversation_of(prompt, text) for text in responses])
     order = ranked(answers.scores)
     results = [
@@ -163,9 +152,6 @@ async def rerank(body: RerankBody, request: Request) -> Response:
 
 async def _rerank_texts(body: TextsBody, request: Request) -> Response:
     conversations = [conversation_of(body.query, text) for text in body.texts]
-    if body.truncate:
-        limit = context_of(request).settings.limits.text_chars
-        conversations = [cut(conversation, limit) for conversation in conversations]
     answers = await scored(request, conversations)
     found: list[dict[str, Any]] = []
     for index in ranked(answers.scores):
@@ -175,11 +161,3 @@ async def _rerank_texts(body: TextsBody, request: Request) -> Response:
             {"index": index, **text, "score": score if body.raw_scores else sigmoid(score)}
         )
     return reply(answers, found)
-
-
-def _listed(texts: Texts) -> list[str]:
-    return [_text(text) for text in texts] if isinstance(texts, list) else [_text(texts)]
-
-
-def _text(text: Text) -> str:
-    return text if isinstance(text, str) else text_of(text.content)

@@ -18,9 +18,9 @@ from pydantic import BeforeValidator, model_validator
 
 from reward_harness.data.rendered import conversation_of_text
 from reward_harness.rewards.base import Conversation
-from reward_harness.serving.protocols.scoring import listed, scored, sigmoid
-from reward_harness.serving.protocols.texts import Message, turns_of
-from reward_harness.serving.wire import UnicodeText, Wire
+from reward_harness.serving.protocols.scoring import listed, require_short, scored, sigmoid
+from reward_harness.serving.protocols.texts import Message, OneOrMany, turns_of
+from reward_harness.serving.wire import Wire
 
 LABEL = "LABEL_0"
 """What a transformers head with one label calls it."""
@@ -37,7 +37,7 @@ def _no_token_ids(value: Any) -> Any:
 class PoolingBody(Wire):
     """Texts, or one conversation as ``messages``."""
 
-    input: Annotated[UnicodeText | list[UnicodeText] | None, BeforeValidator(_no_token_ids)] = None
+    input: Annotated[OneOrMany | None, BeforeValidator(_no_token_ids)] = None
     messages: list[Message] | None = None
     use_activation: bool | None = None
     encoding_format: Literal["float", "base64"] = "float"
@@ -48,11 +48,12 @@ class PoolingBody(Wire):
             raise ValueError("either input or messages is needed")
         return self
 
-    def conversations(self) -> list[Conversation]:
+    def conversations(self, request: Request) -> list[Conversation]:
         """What is scored."""
         if self.messages is not None:
             return [turns_of(self.messages)]
         texts = [self.input] if isinstance(self.input, str) else self.input or []
+        require_short(request, texts)
         return [conversation_of_text(text) for text in texts]
 
     def shown(self, scores: list[float]) -> list[float]:
@@ -69,7 +70,7 @@ class PoolingBody(Wire):
 @router.post("/classify")
 async def classify(body: PoolingBody, request: Request) -> Response:
     """``probs`` holds the score, as the one class that a reward has."""
-    answers = await scored(request, body.conversations())
+    answers = await scored(request, body.conversations(request))
     data = [
         {"index": index, "label": LABEL, "probs": [value], "num_classes": 1}
         for index, value in enumerate(body.shown(answers.scores))
@@ -80,7 +81,7 @@ async def classify(body: PoolingBody, request: Request) -> Response:
 @router.post("/pooling")
 async def pooling(body: PoolingBody, request: Request) -> Response:
     """The score as a pooled vector of length one."""
-    answers = await scored(request, body.conversations())
+    answers = await scored(request, body.conversations(request))
     data = [
         {"index": index, "object": "pooling", "data": body.encoded(value)}
         for index, value in enumerate(body.shown(answers.scores))
@@ -91,7 +92,7 @@ async def pooling(body: PoolingBody, request: Request) -> Response:
 @router.post("/v1/embeddings")
 async def embeddings(body: PoolingBody, request: Request) -> Response:
     """The score as an embedding of length one, as SGLang serves a reward model."""
-    answers = await scored(request, body.conversations())
+    answers = await scored(request, body.conversations(request))
     data = [
         {"index": index, "object": "embedding", "embedding": body.encoded(value)}
         for index, value in enumerate(body.shown(answers.scores))

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -110,13 +110,20 @@ def ranked(scores: Sequence[float]) -> list[int]:
     return sorted(range(len(scores)), key=lambda index: -scores[index])
 
 
+def require_short(request: Request, texts: Iterable[str]) -> None:
+    """``ServerError`` 413 for a text that is too long, before anybody looks for turns in it."""
+    limit = context_of(request).settings.limits.text_chars
+    if any(len(text) > limit for text in texts):
+        raise _too_long(limit)
+
+
 def _require_within_limits(context: Context, conversations: Sequence[Conversation]) -> None:
     limits = context.settings.limits
     if len(conversations) > limits.batch_items:
         raise ServerError(413, "batch_too_large", f"a batch has at most {limits.batch_items} items")
     if any(chars_of(conversation) > limits.text_chars for conversation in conversations):
-        raise ServerError(
-            413,
-            TEXT_TOO_LONG,
-            f"prompt and response have more than {limits.text_chars} characters",
-        )
+        raise _too_long(limits.text_chars)
+
+
+def _too_long(limit: int) -> ServerError:
+    return ServerError(413, TEXT_TOO_LONG, f"prompt and response have more than {limit} characters")

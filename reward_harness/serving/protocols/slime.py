@@ -12,15 +12,15 @@ from fastapi import Request, Response
 
 from reward_harness.data.rendered import conversation_of_query
 from reward_harness.rewards.base import conversation_of
-from reward_harness.serving.protocols.scoring import reply, scored
-from reward_harness.serving.protocols.texts import Message, turns_of
+from reward_harness.serving.protocols.scoring import reply, require_short, scored
+from reward_harness.serving.protocols.texts import Prompt, turns_of
 from reward_harness.serving.wire import UnicodeText, Wire
 
 
 class SampleBody(Wire):
     """A sample of a rollout."""
 
-    prompt: UnicodeText | list[Message]
+    prompt: Prompt
     response: UnicodeText
     label: Any = None
 
@@ -28,6 +28,7 @@ class SampleBody(Wire):
 async def score_sample(body: SampleBody, request: Request) -> Response:
     """The score, and nothing else."""
     if isinstance(body.prompt, str):
+        require_short(request, [body.prompt, body.response])
         conversation = conversation_of_query(body.prompt + body.response, body.prompt)
     else:
         conversation = conversation_of(turns_of(body.prompt), body.response)

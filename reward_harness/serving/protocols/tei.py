@@ -2,9 +2,9 @@
 
 ``inputs`` is a text, a pair ``[prompt, response]``, or a batch ``[[text], [prompt, response], …]``.
 The answer to one input is a list of labels, of which a reward has one; to a batch, a list of such
-lists. As there, a score is a probability (its sigmoid) unless ``raw_scores`` is true, and a text
-beyond the server's limit is an error unless ``truncate`` is true: then its beginning is cut, so
-that the response stays. What a model itself can read is the artifact's own affair.
+lists. As there, a score is a probability (its sigmoid) unless ``raw_scores`` is true. ``truncate``
+is accepted and changes nothing: an artifact cuts what its model cannot read as it did when its
+gates were measured.
 """
 
 from __future__ import annotations
@@ -12,14 +12,12 @@ from __future__ import annotations
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Request, Response
-from pydantic import AfterValidator
+from pydantic import AfterValidator, Discriminator, Tag
 
 from reward_harness.data.rendered import conversation_of_text
 from reward_harness.rewards.base import Conversation, conversation_of
-from reward_harness.serving.context import context_of
 from reward_harness.serving.protocols.pooling import LABEL
-from reward_harness.serving.protocols.scoring import reply, scored, sigmoid
-from reward_harness.serving.protocols.texts import cut
+from reward_harness.serving.protocols.scoring import reply, require_short, scored, sigmoid
 from reward_harness.serving.wire import UnicodeText, Wire
 
 router = APIRouter()
@@ -31,34 +29,34 @@ def _text_or_pair(texts: list[str]) -> list[str]:
     return texts
 
 
-def _no_empty_pair(texts: list[str]) -> list[str]:
-    return _text_or_pair(texts) if texts else texts
+def _form(value: Any) -> str:
+    if not isinstance(value, list):
+        return "text"
+    return "pair" if value and isinstance(value[0], str) else "batch"
 
 
 TextOrPair = Annotated[list[UnicodeText], AfterValidator(_text_or_pair)]
+Inputs = Annotated[
+    Annotated[UnicodeText, Tag("text")]
+    | Annotated[TextOrPair, Tag("pair")]
+    | Annotated[list[TextOrPair], Tag("batch")],
+    Discriminator(_form),
+]
 
 
 class PredictBody(Wire):
     """One input or a batch; an empty list is an empty batch."""
 
-    inputs: (
-        UnicodeText
-        | Annotated[list[UnicodeText], AfterValidator(_no_empty_pair)]
-        | list[TextOrPair]
-    )
+    inputs: Inputs
     raw_scores: bool = False
-    truncate: bool = False
 
 
 @router.post("/predict")
 async def predict(body: PredictBody, request: Request) -> Response:
     """One label with the score, for each input."""
-    inputs, batch = _inputs(body)
-    conversations = [_conversation(texts) for texts in inputs]
-    if body.truncate:
-        limit = context_of(request).settings.limits.text_chars
-        conversations = [cut(conversation, limit) for conversation in conversations]
-    answers = await scored(request, conversations)
+    inputs, batch = _inputs(body.inputs)
+    require_short(request, (text for texts in inputs for text in texts))
+    answers = await scored(request, [_conversation(texts) for texts in inputs])
     found: list[list[dict[str, Any]]] = [
         [{"score": score if body.raw_scores else sigmoid(score), "label": LABEL}]
         for score in answers.scores
@@ -66,14 +64,13 @@ async def predict(body: PredictBody, request: Request) -> Response:
     return reply(answers, found if batch else found[0])
 
 
-def _inputs(body: PredictBody) -> tuple[list[list[str]], bool]:
+def _inputs(given: str | list[str] | list[list[str]]) -> tuple[list[list[str]], bool]:
     """The inputs, each a text or a pair, and whether they came as a batch."""
-    given = body.inputs
     if isinstance(given, str):
         return [[given]], False
-    single = [text for text in given if isinstance(text, str)]
-    if single:
-        return [single], False
+    flat = [text for text in given if isinstance(text, str)]
+    if flat:
+        return [flat], False
     return [texts for texts in given if not isinstance(texts, str)], True
 
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal
+from typing import Annotated, Any, Literal
+
+from pydantic import Discriminator, Tag
 
 from reward_harness.rewards.base import Conversation
 from reward_harness.serving.wire import UnicodeText, Wire
@@ -16,7 +18,36 @@ class TextPart(Wire):
     text: UnicodeText
 
 
-Content = UnicodeText | list[TextPart]
+def _form(value: Any) -> str:
+    """Decides which of the forms below an error is about."""
+    if isinstance(value, list):
+        return "many"
+    return "parts" if isinstance(value, dict) else "text"
+
+
+class Parts(Wire):
+    """A text in parts."""
+
+    content: list[TextPart]
+
+
+Content = Annotated[
+    Annotated[UnicodeText, Tag("text")] | Annotated[list[TextPart], Tag("many")],
+    Discriminator(_form),
+]
+OneOrMany = Annotated[
+    Annotated[UnicodeText, Tag("text")] | Annotated[list[UnicodeText], Tag("many")],
+    Discriminator(_form),
+]
+Text = Annotated[
+    Annotated[UnicodeText, Tag("text")] | Annotated[Parts, Tag("parts")], Discriminator(_form)
+]
+Texts = Annotated[
+    Annotated[UnicodeText, Tag("text")]
+    | Annotated[Parts, Tag("parts")]
+    | Annotated[list[Text], Tag("many")],
+    Discriminator(_form),
+]
 
 
 class Message(Wire):
@@ -26,9 +57,23 @@ class Message(Wire):
     content: Content
 
 
-def text_of(content: Content) -> str:
-    """The text of a message."""
-    return content if isinstance(content, str) else "".join(part.text for part in content)
+Prompt = Annotated[
+    Annotated[UnicodeText, Tag("text")] | Annotated[list[Message], Tag("many")],
+    Discriminator(_form),
+]
+
+
+def text_of(content: str | list[TextPart] | Parts) -> str:
+    """The text of a message or a document."""
+    if isinstance(content, str):
+        return content
+    parts = content.content if isinstance(content, Parts) else content
+    return "".join(part.text for part in parts)
+
+
+def texts_of(texts: str | Parts | list[str | Parts]) -> list[str]:
+    """One text or many, as a list."""
+    return [text_of(text) for text in (texts if isinstance(texts, list) else [texts])]
 
 
 def turns_of(messages: Sequence[Message]) -> list[dict[str, str]]:
@@ -39,14 +84,3 @@ def turns_of(messages: Sequence[Message]) -> list[dict[str, str]]:
 def chars_of(conversation: Conversation) -> int:
     """Length of all its text."""
     return sum(len(turn["content"]) for turn in conversation)
-
-
-def cut(conversation: Conversation, limit: int) -> list[dict[str, str]]:
-    """The last ``limit`` characters of a conversation: what goes first is the oldest turn."""
-    excess = chars_of(conversation) - limit
-    kept: list[dict[str, str]] = []
-    for turn in conversation:
-        dropped = min(max(excess, 0), len(turn["content"]))
-        excess -= dropped
-        kept.append({"role": turn["role"], "content": turn["content"][dropped:]})
-    return kept
