@@ -1,8 +1,9 @@
 """The judge behind a server: its spend is capped for the server's whole life, and what it raises
 ends one item.
 
-A search stops at a reached cap; a server answers 503 to what it would have to pay for and goes on
-with what the verdict store knows.
+A search stops at a reached cap, and at an endpoint that keeps failing. A server goes on: it answers
+503 to what it would have to ask, still serves what the verdict store knows, and tries the endpoint
+again after a cool-down (the gateway's soft circuit).
 """
 
 from __future__ import annotations
@@ -44,12 +45,14 @@ class ServedGrader:
 
 
 def serve_judge(rm: BaseRM, caps: Caps, usage: Usage) -> None:
-    """Prepare the judge of a model-graded rubric: ``usage`` counts for every artifact together."""
+    """Prepare the judge of a model-graded rubric; ``usage`` counts what all artifacts spend."""
     if not isinstance(rm, RubricRM) or rm.grader is None:
         return
     from reward_harness.llm.gateway import Gateway
     from reward_harness.llm.roles import ModelRoles
 
     if isinstance(rm.grader, ModelRoles) and isinstance(rm.grader.gateway, Gateway):
-        rm.grader.gateway.caps, rm.grader.gateway.usage = caps, usage
+        endpoint = rm.grader.gateway.endpoint.model_copy(update={"fail_soft": True})
+        rm.grader.gateway = Gateway(endpoint, caps)
+        rm.grader.gateway.usage = usage
     rm.grader = ServedGrader(rm.grader)
