@@ -252,14 +252,14 @@ def test_resume_of_another_search_is_refused(tmp_path):
 @pytest.mark.parametrize("ranked", [True, False])
 def test_the_same_result_at_any_concurrency(simulator, tmp_path, ranked):
     data, found = records(8, ranked), []
-    for concurrency in (1, 8):
+    for concurrency in (1, 8, 64):
         around = Surroundings(cache=tmp_path / str(concurrency))
         simulator.paid.clear()
         result = search_rubrics(data, remote(simulator, concurrency), seed=5, around=around)
         found.append(result.state.model_dump_json(exclude={"spent"}))
         assert simulator.repeated() == []
         assert result.spent.calls == simulator.answered
-    assert found[0] == found[1]
+    assert found[0] == found[1] == found[2]
     assert ("judge" in simulator.roles) == (not ranked)
 
 

@@ -105,22 +105,30 @@ async def refine(bench: Bench, unit: Unit) -> tuple[Unit, Round]:
             unit.model_copy(update={"finished": "all responses were used"}), [], [], 0, 0
         )
     prompt, pair = chosen
-    modes = (*modes_of(bench.designer), *([FIT_WEIGHTS] if bench.config.fit_weights else []))
+    mode = _refining_mode(bench, unit)
     unit = unit.model_copy(
         update={
             "generation": unit.generation + 1,
             "used": (*unit.used, *((prompt, response) for response in pair)),
         }
     )
-    plan = Plan(current, modes[(unit.generation - 1) % len(modes)], prompt, unit.generation)
+    plan = Plan(current, mode, prompt, unit.generation, pair)
     children = await _children(bench, unit, [plan])
     fresh, duplicates = _distinct(children, {current.rubric.digest})
     born = await full_members(bench, unit, fresh)
     better = [m for m in born if m.score is not None and m.score >= (current.score or 0.0)]
-    unit = unit.model_copy(update={"members": (better[0] if better else current,)})
+    members = (better[0] if better else current,)
+    accepted = {m.rubric.digest for m in better}
+    stats = _credited(unit, born, accepted, fresh, bench.config)
+    unit = unit.model_copy(update={"members": members, "stats": stats})
     if unit.generation >= bench.config.iterations:
         unit = unit.model_copy(update={"finished": "all iterations were made"})
     return _closed(unit, born, children, duplicates, len(better))
+
+
+def rounds_of(config: SearchConfig) -> int:
+    """Generations, or iterations, after the first population."""
+    return config.iterations if config.mode == "iterative" else config.generations
 
 
 def survivors(
@@ -135,6 +143,14 @@ def survivors(
     return _sorted([*kept, *_sorted(others)[:room]])
 
 
+def _refining_mode(bench: Bench, unit: Unit) -> str:
+    """The mode of an iteration, which ``unit.generation`` (from 0) counts: by turns, or drawn."""
+    config, done = bench.config, unit.generation
+    modes = (*modes_of(bench.designer), *([FIT_WEIGHTS] if config.fit_weights else []))
+    weights = weights_of(config, modes, unit.stats, done, rounds_of(config), diversity=0.0)
+    return scheduled_modes(config, weights, 1, done, _rng(bench, unit, "modes"))[0]
+
+
 def _progress(bench: Bench, unit: Unit, before: Member) -> dict[str, object]:
     """Stagnation count and, at the end, why the unit is finished."""
     config = bench.config
@@ -145,7 +161,7 @@ def _progress(bench: Bench, unit: Unit, before: Member) -> dict[str, object]:
         finished = "its best responses are told apart"
     elif stagnation >= config.stagnation_generations:
         finished = f"no gain in {stagnation} generations"
-    elif unit.generation >= config.generations:
+    elif unit.generation >= rounds_of(config):
         finished = "all generations were made"
     return {"stagnation": stagnation, "finished": finished}
 
@@ -170,8 +186,8 @@ def _plans(bench: Bench, unit: Unit, count: int, fitted: Sequence[Member]) -> li
     offset = unit.generation * config.mutations_per_round
     diversity = population_diversity([m.rubric for m in unit.members])
     known = modes_of(bench.designer)
-    generations = config.generations
-    weights = weights_of(config, known, unit.stats, unit.generation, generations, diversity)
+    rounds = rounds_of(config)
+    weights = weights_of(config, known, unit.stats, unit.generation, rounds, diversity)
     modes = scheduled_modes(config, weights, count, offset, _rng(bench, unit, "modes"))
     hard = {p.rubric.digest: _hardest(bench, unit, p.rubric) for p in parents}
     plans: list[Plan] = []

@@ -29,12 +29,13 @@ PERTURB_SPREAD = 0.4
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """A child to be made."""
+    """A child to be made; without a ``pair`` it is to tell the parent's two top responses apart."""
 
     parent: Member
     mode: str
     prompt: int
     number: int
+    pair: tuple[int, int] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,7 +76,7 @@ async def make_children(
             return perturbed(parent, rng)
         if plan.mode == FIT_WEIGHTS:
             return fitted(parent) or Failed("no weights separate the judged pairs")
-        context = context_of(evaluator, parent, plan.prompt)
+        context = context_of(evaluator, parent, plan.prompt, plan.pair)
         if context is None:
             return Failed("fewer than two scored responses")
         made = await designer.child(parent, plan.mode, context, rng, plan.number)
@@ -88,10 +89,10 @@ async def make_children(
 
 
 def context_of(
-    evaluator: Evaluator, rubric: Rubric, prompt: int, without: Sequence[int] = ()
+    evaluator: Evaluator, rubric: Rubric, prompt: int, pair: tuple[int, int] | None = None
 ) -> Context | None:
-    """The rubric's two top responses to a prompt, those of ``without`` left out."""
-    pair = top_two(evaluator.scores(rubric, prompt), without)
+    """``pair``, better first, or the rubric's two top responses to a prompt."""
+    pair = pair or top_two(evaluator.scores(rubric, prompt))
     if pair is None:
         return None
     top, runner_up = pair

@@ -27,7 +27,7 @@ from reward_harness.rubrics.files import SHARED
 from reward_harness.rubrics.search.admission import Bench
 from reward_harness.rubrics.search.choosing import evaluator_of, prompts_of
 from reward_harness.rubrics.search.designers import ModelDesigner, TemplateDesigner
-from reward_harness.rubrics.search.evolution import evolve, recall, refine, start
+from reward_harness.rubrics.search.evolution import evolve, recall, refine, rounds_of, start
 from reward_harness.rubrics.search.hardening import Hardening
 from reward_harness.rubrics.search.state import (
     Member,
@@ -190,8 +190,7 @@ class SearchSession:
 
     @property
     def _rounds(self) -> int:
-        config = self.config
-        return config.iterations if config.mode == "iterative" else config.generations
+        return rounds_of(self.config)
 
     async def _step(self) -> None:
         if not self.state.units:
@@ -214,6 +213,7 @@ class SearchSession:
                 "compared": self.evaluator.compared,
                 "inconsistent": self.evaluator.inconsistent,
                 "spent": self._spent(),
+                "ledger": (*self.state.ledger, self._spent()),
             }
         )
         if self.around.checkpoint is not None:
