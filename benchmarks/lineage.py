@@ -107,14 +107,14 @@ def publish(
 
 
 def measured(stage: str, generator: np.random.Generator) -> Iterator[tuple[str, Metric]]:
-    """Metrics near .6 with intervals of ± .04; a third of them are better when lower."""
+    """Metrics near .6 with intervals of ± .02; a third of them are better when lower."""
     for index in range(METRICS.get(stage, OTHER_METRICS)):
-        value = float(generator.normal(0.6, 0.03))
+        value = float(generator.normal(0.6, 0.012))
         direction = ("max", "min", "none")[index % 3]
         yield (
             f"metric_{index}",
             Metric(
-                value=value, ci_low=value - 0.04, ci_high=value + 0.04, n=500, direction=direction
+                value=value, ci_low=value - 0.02, ci_high=value + 0.02, n=500, direction=direction
             ),
         )
 

@@ -97,12 +97,14 @@ def scorers_text(checkpoint: ArtifactId, scorers: Sequence[Scorer]) -> Tree:
     return tree
 
 
-def regressions_text(found: Regressions) -> Table:
+def regressions_text(found: Regressions) -> Table | str:
     """One row for each number that is worse, worst first."""
     counts = ", ".join(
         f"{len(found.of(verdict))} {verdict}" for verdict in ("critical", "warning", "unproven")
     )
     title = f"{found.compared} of {found.artifacts} artifacts have a baseline: {counts}"
+    if not found.found:
+        return title
     table = Table(title=title, box=None, header_style="bold", title_justify="left")
     for column in ("", "artifact", "metric", "value", "baseline", "worse by", "difference", "of"):
         table.add_column(column, overflow="fold")

@@ -20,6 +20,7 @@ NEWEST, OWN = "newest", "own"
 REPORTED: tuple[Verdict, ...] = ("critical", "warning", "unproven")
 
 PAIRS = """
+CREATE OR REPLACE TEMP TABLE pairs AS
 WITH accepted AS (
   SELECT p.*, lag(p.digest) OVER w AS before
   FROM publications p JOIN artifacts a USING (experiment, stage, digest)
@@ -32,16 +33,13 @@ WITH accepted AS (
 ), subjects AS (
   SELECT experiment, stage, digest, benchmark, {until} AS until FROM publications
   WHERE current AND benchmark IS NOT NULL AND {subject}
-), pairs AS (
-  SELECT s.experiment, s.stage, s.digest,
-    if(c.digest = s.digest, c.earlier_experiment, c.experiment) AS base_experiment,
-    if(c.digest = s.digest, c.earlier_digest, c.digest) AS base_digest
-  FROM subjects s ASOF JOIN candidates c ON {same} AND s.until >= c.published
 )
+SELECT s.experiment, s.stage, s.digest,
+  if(c.digest = s.digest, c.earlier_experiment, c.experiment) AS base_experiment,
+  if(c.digest = s.digest, c.earlier_digest, c.digest) AS base_digest
+FROM subjects s ASOF LEFT JOIN candidates c ON {same} AND s.until >= c.published
 """
-COUNTS = """
-SELECT (SELECT count(*) FROM subjects), (SELECT count(*) FROM pairs WHERE base_digest IS NOT NULL)
-"""
+COUNTS = "SELECT count(*), count(base_digest) FROM pairs"
 WORSE = """
 SELECT p.experiment, p.stage, p.digest, p.base_experiment, p.base_digest, m.name,
   m.value, m.ci_low, m.ci_high, m.n, m.direction, b.value, b.ci_low, b.ci_high, b.n, b.direction
@@ -114,9 +112,10 @@ def find_regressions(
     subject = "experiment = ?" if experiment else "true"
     query = PAIRS.format(group=group, candidate=candidate, until=until, subject=subject, same=same)
     parameters = [*parameters, *([experiment] if experiment else [])]
-    ((artifacts, compared),) = ledger.rows(query + COUNTS, *parameters)
+    ledger.rows(query, *parameters)
+    ((artifacts, compared),) = ledger.rows(COUNTS)
     share = threshold_pct / 100 * (1 - ROUNDING)
-    rows = ledger.rows(query + WORSE, *parameters, share)
+    rows = ledger.rows(WORSE, share)
     found = [_regression(row, threshold_pct) for row in rows]
     reported = [regression for regression in found if regression.change.verdict in REPORTED]
     return Regressions(artifacts, compared, tuple(sorted(reported, key=_order)))

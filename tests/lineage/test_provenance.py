@@ -5,61 +5,31 @@ from __future__ import annotations
 import io
 import json
 import shutil
-from collections.abc import Mapping
-from pathlib import Path
 
 import pytest
 from rich.console import Console
 
-from reward_harness.environment import environment_of
 from reward_harness.errors import ArtifactError
-from reward_harness.lineage.provenance import downstream_of, lineage_of
+from reward_harness.lineage.provenance import lineage_of
 from reward_harness.lineage.show import lineage_json, lineage_text
-from reward_harness.manifest import Code, Cost, Gate, Outcome
-from reward_harness.store import Artifact, ArtifactStore, Recipe
+from reward_harness.store import Artifact
 from reward_harness.workspace import Workspace
+from tests.lineage.conftest import Publish
 
 
 @pytest.fixture
-def store(tmp_path: Path) -> ArtifactStore:
-    return ArtifactStore(tmp_path / "data" / "runs")
-
-
-def publish(
-    store: ArtifactStore,
-    experiment: str,
-    stage: str,
-    inputs: Mapping[str, Artifact],
-    content: str = "x",
-    gate: bool | None = None,
-) -> Artifact:
-    def build(folder: Path) -> Outcome:
-        (folder / "out.txt").write_text(f"{stage} {content}", encoding="utf-8")
-        gates = {} if gate is None else {"attack": Gate(passed=gate, value=1.0, threshold=0.5)}
-        return Outcome(gates=gates, cost=Cost(llm_calls=2, seconds=1.5, peak_memory_bytes=7))
-
-    digests = {name: artifact.digest for name, artifact in inputs.items()}
-    recipe = Recipe(experiment, stage, "3", {"s": "1" * 64}, digests, {"content": content})
-    artifact, _ = store.produce(
-        recipe, build, snapshot={}, environment=environment_of, code=Code(version="3"), run_id="r1"
-    )
-    return artifact
-
-
-@pytest.fixture
-def graph(store: ArtifactStore) -> dict[str, Artifact]:
-    made = {"ranked_prompts": publish(store, "exp", "ranked_prompts", {})}
+def graph(publish: Publish) -> dict[str, Artifact]:
+    made = {"ranked_prompts": publish("exp", "ranked_prompts", {})}
     made["rubric_population"] = publish(
-        store, "exp", "rubric_population", {"ranked_prompts": made["ranked_prompts"]}
+        "exp", "rubric_population", {"ranked_prompts": made["ranked_prompts"]}
     )
     made["best_rubric"] = publish(
-        store,
         "exp",
         "best_rubric",
         {name: made[name] for name in ("ranked_prompts", "rubric_population")},
     )
     made["rm_artifact"] = publish(
-        store, "exp", "rm_artifact", {"best_rubric": made["best_rubric"]}, gate=False
+        "exp", "rm_artifact", {"best_rubric": made["best_rubric"]}, gate=False
     )
     return made
 
@@ -81,8 +51,8 @@ def test_one_stage_shows_only_what_it_was_made_from(store, graph):
     assert [node.stage for node in nodes] == ["rubric_population", "ranked_prompts"]
 
 
-def test_an_old_input_stays_in_the_lineage_after_a_newer_one_was_published(store, graph):
-    newer = publish(store, "exp", "ranked_prompts", {}, content="changed")
+def test_an_old_input_stays_in_the_lineage_after_a_newer_one_was_published(store, graph, publish):
+    newer = publish("exp", "ranked_prompts", {}, content="changed")
     assert newer.digest != graph["ranked_prompts"].digest
     upstream = {n.digest for n in lineage_of(store, "exp", "rm_artifact").nodes()}
     assert graph["ranked_prompts"].digest in upstream
@@ -91,8 +61,8 @@ def test_an_old_input_stays_in_the_lineage_after_a_newer_one_was_published(store
     assert roots == {"rm_artifact", "ranked_prompts"}
 
 
-def test_inputs_of_another_experiment_are_followed(store, graph):
-    board = publish(store, "all", "leaderboard", {"exp/rm_artifact": graph["rm_artifact"]})
+def test_inputs_of_another_experiment_are_followed(store, graph, publish):
+    board = publish("all", "leaderboard", {"exp/rm_artifact": graph["rm_artifact"]})
     lineage = lineage_of(store, "all")
     assert lineage.roots[0].digest == board.digest
     assert lineage.roots[0].inputs[0].identity == (
@@ -108,12 +78,6 @@ def test_a_deleted_artifact_is_named_as_missing(store, graph):
     nodes = {node.stage: node for node in lineage_of(store, "exp", "rm_artifact").nodes()}
     assert nodes["ranked_prompts"].digest == graph["ranked_prompts"].digest
     assert nodes["ranked_prompts"].manifest is None
-
-
-def test_downstream_follows_the_graph_to_its_end(store, graph):
-    found = {stage for _, stage, _ in downstream_of(store, "exp", "rubric_population")}
-    assert found == {"best_rubric", "rm_artifact"}
-    assert downstream_of(store, "exp", "rm_artifact") == []
 
 
 def test_an_unknown_experiment_is_an_error_with_advice(store):
