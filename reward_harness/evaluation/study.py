@@ -1,0 +1,288 @@
+"""A study's numbers: each variant's measures over seeds, differences from the baseline, a power law
+and a Pareto front where the study asks for one.
+
+Every value is a metric of a member's manifest. Intervals over seeds are Student's t on the seeds'
+values, differences are paired by seed (same seed, same data split), and the p-values of all
+differences are corrected together (Benjamini–Hochberg). One seed has the interval that its own
+report gave it and is compared with nothing.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Literal
+
+import numpy as np
+
+from reward_harness.errors import DataError
+from reward_harness.evaluation.statistics import CONFIDENCE, Interval, benjamini_hochberg
+from reward_harness.manifest import Frozen, Metric
+from reward_harness.studies import Curve, Front, Member, StudySpec
+
+Direction = Literal["max", "min", "none"]
+FALSE_DISCOVERY_RATE = 0.05
+FEWEST_SIZES = 4
+
+
+class SeedValue(Frozen):
+    """A measure of one member."""
+
+    seed: int
+    value: float
+    n: int | None
+
+
+class VariantMeasure(Frozen):
+    """One measure of one variant: by seed, over seeds, and against the baseline."""
+
+    variant: str
+    measure: str
+    direction: Direction
+    by_seed: tuple[SeedValue, ...]
+    over_seeds: Interval
+    difference: Interval | None = None
+    adjusted_p: float | None = None
+
+    @property
+    def verdict(self) -> Literal["better", "worse", "unclear"]:
+        """How the variant compares with the baseline once all comparisons are corrected."""
+        p, found = self.adjusted_p, self.difference
+        if p is None or found is None or p >= FALSE_DISCOVERY_RATE or self.direction == "none":
+            return "unclear"
+        return "better" if (found.value > 0) == (self.direction == "max") else "worse"
+
+
+class PowerLaw(Frozen):
+    """``floor + scale * x**-exponent`` fitted by least squares; ``exponent`` with its interval."""
+
+    x: str
+    measure: str
+    points: tuple[tuple[float, float], ...]
+    floor: float
+    floor_fitted: bool
+    scale: float
+    exponent: Interval
+
+
+class StudyResults(Frozen):
+    """``report.json`` of a study."""
+
+    study: str
+    base: str
+    question: str
+    baseline: str
+    seeds: tuple[int, ...]
+    variants: tuple[str, ...]
+    rows: tuple[VariantMeasure, ...]
+    curve: PowerLaw | None = None
+    no_curve: str = ""
+    front: tuple[str, ...] = ()
+    front_measures: tuple[str, str] | None = None
+    missing: tuple[str, ...] = ()
+    false_discovery_rate: float = FALSE_DISCOVERY_RATE
+
+
+Metrics = Mapping[str, Metric]
+"""``{"<stage>.<metric>": Metric}`` of one member."""
+
+
+def study_results(
+    study: StudySpec, members: Sequence[Member], found: Mapping[str, Metrics]
+) -> StudyResults:
+    """All of a study's numbers; ``found`` maps a member's key to its metrics, without those that
+    have not run. ``DataError`` where no member has any of the measures.
+    """
+    variants = list(dict.fromkeys(member.variant for member in members))
+    baseline = study.baseline or variants[0]
+    rows = [
+        row
+        for measure in study.all_measures
+        for row in _rows(measure, members, found, variants, baseline)
+    ]
+    if not rows:
+        raise DataError(
+            "no member of the study has run so far that its measures exist",
+            where=study.name,
+            expected=", ".join(study.all_measures),
+            fix=f"Run `harness study run {study.name}`.",
+        )
+    curve, no_curve = _curve_of(study.curve, members, found)
+    return StudyResults(
+        study=study.name,
+        base=study.base,
+        question=study.description,
+        baseline=baseline,
+        seeds=tuple(study.seeds),
+        variants=tuple(variants),
+        rows=tuple(_corrected(rows)),
+        curve=curve,
+        no_curve=no_curve,
+        front=_front_of(study.front, rows),
+        front_measures=(study.front.first, study.front.second) if study.front else None,
+        missing=tuple(
+            member.key
+            for member in members
+            if not any(name in found.get(member.key, {}) for name in study.all_measures)
+        ),
+    )
+
+
+def over_seeds(values: Sequence[float], confidence: float = CONFIDENCE) -> Interval:
+    """Mean and Student's t interval of one value a seed; a single value is its own interval."""
+    from scipy import stats
+
+    mean, n = float(np.mean(values)), len(values)
+    if n == 1:
+        return Interval(mean, mean, mean, 1)
+    half = float(stats.t.ppf((1 + confidence) / 2, n - 1) * np.std(values, ddof=1) / math.sqrt(n))
+    return Interval(mean, mean - half, mean + half, n)
+
+
+def paired_p(differences: Sequence[float]) -> float:
+    """Two-sided p of the paired t-test; 1 where every difference is 0."""
+    from scipy import stats
+
+    if np.ptp(differences) == 0:
+        return 1.0 if differences[0] == 0 else 0.0
+    return float(stats.ttest_1samp(differences, 0.0)[1])
+
+
+def power_law(
+    points: Sequence[tuple[float, float]], floor: float | None = None
+) -> tuple[float, float, Interval]:
+    """(floor, scale, exponent) of ``L(x) = floor + scale * x**-exponent`` (Kaplan et al. 2020).
+
+    ``DataError`` for fewer than four sizes with a floor to fit, or two with one given.
+    """
+    from scipy.optimize import curve_fit
+
+    sizes = sorted({x for x, _ in points})
+    needed = FEWEST_SIZES if floor is None else 2
+    if len(sizes) < needed or sizes[0] <= 0:
+        raise DataError(
+            "too few sizes for a power law", got=len(sizes), expected=f"{needed} positive sizes"
+        )
+    x, y = (np.array(column) for column in zip(*points, strict=True))
+    unit = float(np.exp(np.log(x).mean()))
+    start = [float(np.ptp(y)) or 1e-6, 0.5]
+
+    def law(x: np.ndarray, scale: float, exponent: float, low: float = floor or 0.0) -> np.ndarray:
+        return low + scale * (x / unit) ** -exponent
+
+    try:
+        found, spread = curve_fit(
+            law, x, y, p0=start if floor is not None else [*start, float(y.min())], maxfev=20_000
+        )
+    except RuntimeError as error:
+        raise DataError("the power law does not fit", got=str(error)) from error
+    half = 1.96 * float(np.sqrt(spread[1, 1]))
+    exponent = Interval(float(found[1]), float(found[1]) - half, float(found[1]) + half, len(x))
+    low = float(found[2]) if floor is None else floor
+    return low, float(found[0]) * unit ** float(found[1]), exponent
+
+
+def pareto(points: Mapping[str, tuple[float, float]], maximise: tuple[bool, bool]) -> list[str]:
+    """Names of the points that no other is at least as good as in both and better in one."""
+    signs = np.array([1.0 if up else -1.0 for up in maximise])
+    at = {name: np.array(point) * signs for name, point in points.items()}
+    return [
+        name
+        for name, here in at.items()
+        if not any(bool(np.all(o >= here) and np.any(o > here)) for o in at.values())
+    ]
+
+
+def _rows(
+    measure: str,
+    members: Sequence[Member],
+    found: Mapping[str, Metrics],
+    variants: Sequence[str],
+    baseline: str,
+) -> list[VariantMeasure]:
+    by_variant: dict[str, dict[int, Metric]] = {}
+    for member in members:
+        metric = found.get(member.key, {}).get(measure)
+        if metric is not None:
+            by_variant.setdefault(member.variant, {})[member.seed] = metric
+    base = by_variant.get(baseline, {})
+    return [
+        _row(measure, variant, by_variant[variant], {} if variant == baseline else base)
+        for variant in variants
+        if variant in by_variant
+    ]
+
+
+def _row(
+    measure: str, variant: str, values: Mapping[int, Metric], base: Mapping[int, Metric]
+) -> VariantMeasure:
+    listed = list(values.values())
+    interval = over_seeds([metric.value for metric in listed])
+    only = listed[0]
+    if len(listed) == 1 and only.ci_low is not None and only.ci_high is not None:
+        interval = Interval(only.value, only.ci_low, only.ci_high, only.n or 1)
+    shared = sorted(values.keys() & base.keys())
+    differences = [values[seed].value - base[seed].value for seed in shared]
+    compared = len(differences) > 1
+    return VariantMeasure(
+        variant=variant,
+        measure=measure,
+        direction=only.direction,
+        by_seed=tuple(SeedValue(seed=s, value=m.value, n=m.n) for s, m in values.items()),
+        over_seeds=interval,
+        difference=over_seeds(differences) if compared else None,
+        adjusted_p=paired_p(differences) if compared else None,
+    )
+
+
+def _corrected(rows: Sequence[VariantMeasure]) -> list[VariantMeasure]:
+    raw = [row.adjusted_p for row in rows if row.adjusted_p is not None]
+    adjusted = iter(benjamini_hochberg(raw))
+    return [
+        row if row.adjusted_p is None else row.model_copy(update={"adjusted_p": next(adjusted)})
+        for row in rows
+    ]
+
+
+def _curve_of(
+    curve: Curve | None, members: Sequence[Member], found: Mapping[str, Metrics]
+) -> tuple[PowerLaw | None, str]:
+    """The fitted curve, or why there is none."""
+    if curve is None:
+        return None, ""
+    points: list[tuple[float, float]] = []
+    for member in members:
+        metrics = found.get(member.key, {})
+        x = member.overrides.get(curve.x)
+        if x is None and curve.x in metrics:
+            x = metrics[curve.x].value
+        if x is not None and curve.measure in metrics:
+            points.append((float(x), metrics[curve.measure].value))
+    try:
+        floor, scale, exponent = power_law(points, curve.floor)
+    except DataError as error:
+        return None, str(error)
+    law = PowerLaw(
+        x=curve.x,
+        measure=curve.measure,
+        points=tuple(points),
+        floor=floor,
+        floor_fitted=curve.floor is None,
+        scale=scale,
+        exponent=exponent,
+    )
+    return law, ""
+
+
+def _front_of(front: Front | None, rows: Sequence[VariantMeasure]) -> tuple[str, ...]:
+    if front is None:
+        return ()
+    at = {(row.variant, row.measure): row for row in rows}
+    both = [v for v, m in at if m == front.first and (v, front.second) in at]
+    points = {
+        v: (at[v, front.first].over_seeds.value, at[v, front.second].over_seeds.value) for v in both
+    }
+    if not points:
+        return ()
+    first, second = at[both[0], front.first], at[both[0], front.second]
+    return tuple(pareto(points, (first.direction != "min", second.direction != "min")))
