@@ -14,9 +14,8 @@ from pathlib import Path
 from typing import Any, cast
 
 from reward_harness.errors import SpecError
+from reward_harness.integrations.opening import open_reward
 from reward_harness.rewards.base import BaseRM, Item, Scored, conversation_of, reason_of
-from reward_harness.rewards.load import load_rm
-from reward_harness.rewards.remote import RemoteRM
 
 KEPT_REASONS = 20
 
@@ -96,18 +95,13 @@ class RewardFunction:
     def _open(self) -> BaseRM:
         if self._given is not None:
             return self._given
-        if self._url is not None:
-            return RemoteRM(self._url, self._key, expect_digest=self._expect_digest)
-        assert self._folder is not None
-        rm = load_rm(self._folder, self._device)
-        if self._expect_digest is not None and rm.digest != self._expect_digest:
-            raise SpecError(
-                "not the artifact that was asked for",
-                where=str(self._folder),
-                got=rm.digest,
-                expected=self._expect_digest,
-            )
-        return rm
+        return open_reward(
+            self._url,
+            self._folder,
+            key=self._key,
+            expect_digest=self._expect_digest,
+            device=self._device,
+        )
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_opened": None}
