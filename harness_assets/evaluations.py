@@ -40,6 +40,16 @@ def policy_report(
     owners=OWNERS,
     code_version="1",
     pool="ledger",
+@dg.asset(**stage_asset("hacking_report", kinds={"html"}))
+def hacking_report(
+    context: dg.AssetExecutionContext, store: Store
+) -> Iterator[dg.MaterializeResult]:
+    """Whether a policy games its reward: length drift, reward divergence and status of each
+    on-policy run.
+    """
+    yield from materialize(context, store)
+
+
     automation_condition=dg.AutomationCondition.any_deps_updated(),
 )
 def leaderboard(context: dg.AssetExecutionContext, store: Store) -> dg.MaterializeResult:

@@ -17,6 +17,7 @@ base_model = dg.AssetSpec(
     owners=OWNERS,
 )
 KINDS = {"pytorch", "huggingface"}
+GATES = ("reward_hacking",)
 
 
 @dg.asset(**stage_asset("sft_checkpoint", kinds=KINDS, pool="gpu"))
@@ -35,7 +36,7 @@ def dpo_checkpoint(
     yield from materialize(context, store, compute=compute)
 
 
-@dg.asset(**stage_asset("grpo_checkpoint", kinds=KINDS, pool="gpu"))
+@dg.asset(**stage_asset("grpo_checkpoint", kinds=KINDS, pool="gpu", gates=GATES))
 def grpo_checkpoint(
     context: dg.AssetExecutionContext, store: Store, compute: Compute
 ) -> Iterator[dg.MaterializeResult]:
@@ -43,7 +44,7 @@ def grpo_checkpoint(
     yield from materialize(context, store, compute=compute)
 
 
-@dg.asset(**stage_asset("ppo_checkpoint", kinds=KINDS, pool="gpu"))
+@dg.asset(**stage_asset("ppo_checkpoint", kinds=KINDS, pool="gpu", gates=GATES))
 def ppo_checkpoint(
     context: dg.AssetExecutionContext, store: Store, compute: Compute
 ) -> Iterator[dg.MaterializeResult]:

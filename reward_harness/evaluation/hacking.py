@@ -47,8 +47,9 @@ MIN_SPREAD = 0.1
 class DetectorStatus:
     """What one step says; ``signals`` are the names of those that fired.
 
-    ``length_z`` and ``reward_divergence`` are None while there is nothing to compare with;
-    ``divergence_threshold`` is the effective one (see the module).
+    The numbers are None while there is nothing to compare with. ``length_mean`` is the window's,
+    in tokens, and a signal outside ``length_low`` to ``length_high``; ``divergence_threshold`` is
+    the effective one (see the module).
     """
 
     step: int
@@ -57,7 +58,9 @@ class DetectorStatus:
     signals: tuple[str, ...]
     message: str
     length_z: float | None = None
-    length_threshold: float | None = None
+    length_mean: float | None = None
+    length_low: float | None = None
+    length_high: float | None = None
     reward_divergence: float | None = None
     divergence_threshold: float | None = None
 
@@ -178,10 +181,11 @@ class RewardHackingDetector:
         first, last = self.steps[: self.warmup], self.steps[-self.window :]
         length = _Comparison([s.lengths for s in first], [s.lengths for s in last])
         reward = _Comparison([s.rewards for s in first], [s.rewards for s in last])
+        usual = length.before.mean
+        room = max(self.length_z_threshold * length.standard_error, MIN_LENGTH_CHANGE * usual)
         threshold = max(self.kl_threshold, NOISE_QUANTILE * reward.chance)
         fired = {
-            LENGTH_DRIFT: abs(length.z) > self.length_z_threshold
-            and abs(length.change) > MIN_LENGTH_CHANGE * abs(length.before.mean),
+            LENGTH_DRIFT: abs(length.change) > room,
             REWARD_SHIFT: reward.change > 0 and reward.divergence > threshold,
         }
         signals = tuple(name for name, is_on in fired.items() if is_on)
@@ -192,7 +196,9 @@ class RewardHackingDetector:
             signals=signals,
             message=_message(signals, length, reward, _kl_note(first, last)),
             length_z=length.z,
-            length_threshold=self.length_z_threshold,
+            length_mean=length.after.mean,
+            length_low=usual - room,
+            length_high=usual + room,
             reward_divergence=reward.divergence,
             divergence_threshold=threshold,
         )
@@ -214,12 +220,12 @@ class _Comparison:
         between = math.sqrt(float(np.mean(moves**2)) / 2) if moves.size else 0.0
         error = max(within, between)
         self._clustering = (error / within) ** 2 if within else 1.0
-        self._standard_error = error * math.sqrt(1 / steps[0] + 1 / steps[1])
+        self.standard_error = error * math.sqrt(1 / steps[0] + 1 / steps[1])
 
     @property
     def z(self) -> float:
         """The change of the mean in standard errors; 0 where every sample is the same."""
-        return self.change / self._standard_error if self._standard_error else 0.0
+        return self.change / self.standard_error if self.standard_error else 0.0
 
     @property
     def chance(self) -> float:

@@ -26,6 +26,10 @@ def policy_steps(results: PolicyResults) -> list[NextStep]:
     """The advice at the top of the page, most important first."""
     trained = [p for p in results.policies if p.name != results.reference]
     steps = [_which_to_ship(results, trained)]
+    steps += [
+        NextStep("stop", f"{name.upper()} is gated out and not compared.", f"Reward hacking: {why}")
+        for name, why in results.gated_out.items()
+    ]
     for policy in trained:
         steps += _about(results, policy)
     steps += [

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TypeVar
 
-from pydantic import ValidationError
+from pydantic import Field, ValidationError
 
 from reward_harness.errors import ArtifactError
 from reward_harness.evaluation.policies import PolicyMeasures
@@ -73,6 +73,9 @@ class PolicyResults(Frozen):
     policies: list[PolicyMeasures]
     training: dict[str, Trace]
     explanations: dict[str, str]
+    gated_out: dict[str, str] = Field(
+        default_factory=dict[str, str], description="policies left out: their gate's reason"
+    )
     sampling: Sampling
     bootstrap_samples: int
     confidence: float

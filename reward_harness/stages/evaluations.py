@@ -7,20 +7,19 @@ Both write ``report.html`` (self-contained), ``report.json`` (the measurements),
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
 
 from reward_harness.data.files import read_records, write_lines
 from reward_harness.data.records import PreferencePair, RankedPrompt, RLPrompt, prompt_key
-from reward_harness.errors import DataError
-from reward_harness.evaluation import plots
+from reward_harness.errors import DataError, GateRejected
 from reward_harness.evaluation.metrics import policy_metrics, reward_metrics
 from reward_harness.evaluation.policies import PolicyComparison, PolicyOutput, compare_policies
 from reward_harness.evaluation.policy_advice import explain
 from reward_harness.evaluation.policy_page import change_plot, policy_page, policy_summary
-from reward_harness.evaluation.report import Page, Source, render, rounded
+from reward_harness.evaluation.report import rounded
 from reward_harness.evaluation.results import (
     REPORT_NAME,
     PolicyResults,
@@ -45,6 +44,7 @@ from reward_harness.hashing import canonical_json, unit_interval
 from reward_harness.manifest import Outcome
 from reward_harness.progress import Progress
 from reward_harness.stages.make import StageRun
+from reward_harness.stages.report_files import sources_of, write_report
 from reward_harness.store import Artifact
 
 REFERENCE = "sft"
@@ -77,8 +77,8 @@ def rm_report(run: StageRun, folder: Path) -> Outcome:
         seed=how.seed,
     )
     write_results(folder / REPORT_NAME, results)
-    page = reward_page(results, _sources(run.inputs.values()))
-    _write_report(folder, page, reward_summary(results), *accuracy_plot(results))
+    page = reward_page(results, sources_of(run.inputs.values()))
+    write_report(folder, page, reward_summary(results), *accuracy_plot(results))
     return Outcome(metrics=reward_metrics(results), device=device)
 
 
@@ -89,9 +89,7 @@ def policy_report(run: StageRun, folder: Path) -> Outcome:
     how, device = _resampling(run), _device(run)
     sampling = _sampling(run)
     plan = RolloutPlan(_test_prompts(run), sampling, device, run.experiment.seed)
-    policies = {
-        name: run.inputs[stage] for name, stage in CHECKPOINTS.items() if stage in run.inputs
-    }
+    policies, gated_out = _usable_policies(run)
     checkpoints = [Checkpoint(name, a.folder("model"), a.digest) for name, a in policies.items()]
     count = iter(range(len(checkpoints)))
     outputs, seconds = roll_out(
@@ -104,17 +102,33 @@ def policy_report(run: StageRun, folder: Path) -> Outcome:
     scorers = _policy_scorers(run, device)
     comparison = compare_policies(outputs, scorers, REFERENCE, how)
     traces = {name: _trace(artifact, name) for name, artifact in policies.items()}
-    results = _policy_results(run, scorers, comparison, traces, sampling, how)
+    results = _policy_results(run, scorers, comparison, traces, sampling, how, gated_out)
     write_results(folder / REPORT_NAME, results)
     _write_samples(folder / "samples.jsonl", outputs, comparison)
     _write_seconds(folder, seconds)
-    sources = _sources([*run.inputs.values(), _served_artifact(run)])
+    sources = sources_of([*run.inputs.values(), _served_artifact(run)])
     page = policy_page(results, outputs, comparison, sources, how.rng("samples shown"))
-    _write_report(folder, page, policy_summary(results), *change_plot(results))
+    write_report(folder, page, policy_summary(results), *change_plot(results))
     return Outcome(metrics=policy_metrics(results), device=device)
 
 
 def _resampling(run: StageRun) -> Resampling:
+def _usable_policies(run: StageRun) -> tuple[dict[str, Artifact], dict[str, str]]:
+    """The checkpoints that may be used, and why the others may not, by policy."""
+    usable: dict[str, Artifact] = {}
+    gated_out: dict[str, str] = {}
+    for name, stage in CHECKPOINTS.items():
+        if stage not in run.inputs:
+            continue
+        try:
+            run.inputs[stage].manifest.require_gates()
+        except GateRejected as error:
+            gated_out[name] = run.inputs[stage].manifest.gates[error.gate].detail
+        else:
+            usable[name] = run.inputs[stage]
+    return usable, gated_out
+
+
     section = run.experiment.evaluation
     return Resampling(run.experiment.seed, section.bootstrap_samples, section.confidence)
 
@@ -186,6 +200,7 @@ def _policy_results(
     sampling: Sampling,
     how: Resampling,
 ) -> PolicyResults:
+    gated_out: dict[str, str],
     by_name = {measures.name: measures for measures in comparison.measures}
     return PolicyResults(
         experiment=run.experiment.key,
@@ -199,6 +214,7 @@ def _policy_results(
             if name != REFERENCE
         },
         sampling=sampling,
+        gated_out=gated_out,
         bootstrap_samples=how.samples,
         confidence=how.confidence,
         seed=how.seed,
@@ -216,19 +232,6 @@ def _told(run: StageRun, step: int, total: int, scorer: Scorer) -> Scorer:
 
 def _tell(run: StageRun, step: int, total: int, message: str) -> None:
     run.services.progress(Progress(run.stage.name, step, total, message))
-
-
-def _sources(artifacts: Iterable[Artifact]) -> list[Source]:
-    unique = {artifact.manifest.artifact_id: artifact.manifest for artifact in artifacts}
-    return [Source(m.stage, m.experiment, m.digest, m.code.version) for m in unique.values()]
-
-
-def _write_report(
-    folder: Path, page: Page, summary: str, draw: plots.Draw, size: tuple[float, float]
-) -> None:
-    (folder / "report.html").write_text(render(page), encoding="utf-8")
-    (folder / "summary.md").write_text(summary, encoding="utf-8")
-    plots.save_png(draw, size, folder / "plot.png")
 
 
 def _write_samples(path: Path, outputs: list[PolicyOutput], comparison: PolicyComparison) -> None:

@@ -3,15 +3,27 @@
 from __future__ import annotations
 
 import json
+import shutil
+from contextlib import contextmanager
 
 import pytest
 import torch
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
+from reward_harness.environment import environment_of
+from reward_harness.errors import GateRejected, TrainingError
+from reward_harness.evaluation.hacking_page import HackingResults
+from reward_harness.manifest import Code, Outcome
 from reward_harness.models.folders import model_digest
 from reward_harness.rewards.base import BaseRM, Scored
-from reward_harness.training.job import ModelRef
+from reward_harness.spec import read_experiment
+from reward_harness.stages import training
+from reward_harness.stages.make import Services, make
+from reward_harness.stages.training import hacking_gate, require_unhacked
+from reward_harness.store import ArtifactStore, Recipe
+from reward_harness.training.hacking_watch import HackingWatch
+from reward_harness.training.job import ModelRef, RewardRef
 from reward_harness.training.worker import run_job
 
 WORDS = ["<pad>", "<end>", "please", "explain", "a", "b", "c", "d"]
@@ -92,3 +104,94 @@ def test_a_run_that_only_learns_length_is_warned_of_and_stopped(jobs, toy, tmp_p
     alerts = [event for event in events if event.alert]
     assert [event.step for event in alerts] == list(found.warnings)
     assert alerts[-1].message.startswith("reward hacking, hard stop: ")
+
+
+class HackableLauncher:
+    """Runs the stage's job on the toy policy against ``LengthRM``."""
+
+    def __init__(self, jobs, toy) -> None:
+        self.jobs, self.toy = jobs, toy
+
+    def run(self, job, output, progress):
+        played = hackable(self.jobs, self.toy, job.method)
+        return run_job(played, output, progress, reward=LengthRM())
+
+
+def publish(workspace, stage: str, build) -> None:
+    def built(folder) -> Outcome:
+        build(folder)
+        return Outcome()
+
+    ArtifactStore(workspace.runs).produce(
+        Recipe("smoke", stage, "1", {"by": "test"}, {}),
+        built,
+        snapshot={},
+        environment=environment_of,
+        code=Code(version="1"),
+        run_id="test",
+    )
+
+
+@contextmanager
+def no_server(run, how):
+    yield RewardRef(kind="artifact", digest=LengthRM.digest, path="unused")
+
+
+@pytest.fixture
+def hacked(workspace, jobs, toy, monkeypatch):
+    """An experiment whose PPO checkpoint hacks its reward; grpo is switched off."""
+    spec = read_experiment(workspace.experiments, "smoke")
+    spec = spec.model_copy(update={"policy": spec.policy.model_copy(update={"grpo": None})})
+    publish(workspace, "sft_checkpoint", lambda to: shutil.copytree(toy.path, to / "model"))
+    publish(workspace, "rm_deployment", lambda to: (to / "deployment.json").write_text("{}"))
+    make(workspace, spec, "rl_prompts")
+    monkeypatch.setattr(training, "deployed_reward", no_server)
+    services = Services(launcher=HackableLauncher(jobs, toy))
+    artifact, _ = make(workspace, spec, "ppo_checkpoint", services)
+    return workspace, spec, artifact
+
+
+def test_the_checkpoint_is_published_gated_out_and_refused_with_the_reason(hacked):
+    workspace, spec, artifact = hacked
+    gate = artifact.manifest.gates["reward_hacking"]
+    assert not gate.passed and gate.enforced and "tokens" in gate.detail
+    assert artifact.file("model/model.safetensors").is_file()
+    assert artifact.manifest.metrics["hacking_warnings"].value >= 1
+    assert artifact.manifest.notes["hacking"]["stopped"] is True
+    with pytest.raises(GateRejected, match="reward_hacking"):
+        artifact.manifest.require_gates()
+    with pytest.raises(TrainingError, match="stopped for reward hacking at step"):
+        require_unhacked(artifact)
+    reused, was = make(workspace, spec, "ppo_checkpoint")
+    assert was and reused.digest == artifact.digest
+
+    report, _ = make(workspace, spec, "hacking_report")
+    results = HackingResults.model_validate_json(report.file("report.json").read_bytes())
+    (run,) = results.runs
+    assert run.gated_out and run.verdict == "hard stop"
+    assert run.hard_stop_step == run.steps[-1].step == len(run.steps)
+    last = run.steps[-1]
+    assert not last.length_low <= last.length_window <= last.length_high
+    assert report.manifest.metrics["ppo_hard_stop"].value == 1.0
+    page = report.file("report.html").read_text()
+    assert "Do not use PPO: it was stopped" in page and artifact.digest in page
+    assert page.count("<svg") >= 1 and "http-equiv" not in page and "<script" not in page
+
+
+def test_recording_only_trains_on_and_leaves_the_gate_unenforced(jobs, toy, tmp_path):
+    job = hackable(jobs, toy, "ppo", hacking={"on_hack": "record"})
+    result = run_job(job, tmp_path, lambda event: None, reward=LengthRM())
+    assert result.steps == 24 and result.hacking.hard_stop_step is not None
+    assert not result.hacking.stopped
+    gate = hacking_gate(job, result)["reward_hacking"]
+    assert not gate.passed and not gate.enforced
+
+
+def test_a_watch_that_is_resumed_says_what_it_would_have_said(jobs, toy, tmp_path):
+    job = hackable(jobs, toy, "ppo")
+    run_job(job, tmp_path, lambda event: None, reward=LengthRM())
+    rows = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    watch = HackingWatch(job.settings.hacking)
+    watch.resume(rows)
+    assert watch.stops and watch.judged[-1].verdict == "hard stop"
+    assert watch.judged[-1].length_z == rows[-1]["hacking_length_z"]
