@@ -2,16 +2,18 @@
 
 import dagster as dg
 
-from harness_assets.graph import LEADERBOARD
+from harness_assets.graph import LEADERBOARD, STUDY_REPORT
 from harness_resources.environments import step_processes
 
 STAGES_OF_ALL = dg.AssetSelection.groups(
     "datasets", "rubrics", "reward_models", "serving", "policies", "evaluations"
-)
+) - dg.AssetSelection.assets(STUDY_REPORT)
 
 
 def _group_job(name: str, description: str, *groups: str) -> dg.JobDefinition:
-    selection = dg.AssetSelection.groups(*groups) - dg.AssetSelection.assets(LEADERBOARD)
+    selection = dg.AssetSelection.groups(*groups) - dg.AssetSelection.assets(
+        LEADERBOARD, STUDY_REPORT
+    )
     return dg.define_asset_job(
         name, selection=selection, description=description, executor_def=dg.in_process_executor
     )
@@ -46,6 +48,12 @@ JOBS = [
         "refresh_leaderboard",
         selection=dg.AssetSelection.assets(LEADERBOARD),
         description="The board over all experiments.",
+        executor_def=dg.in_process_executor,
+    ),
+    dg.define_asset_job(
+        "report_study",
+        selection=dg.AssetSelection.assets(STUDY_REPORT),
+        description="A study's report over the members that have run.",
         executor_def=dg.in_process_executor,
     ),
 ]

@@ -23,16 +23,17 @@ from harness_jobs.definitions import job_named
 from harness_jobs.display import RunDisplay
 from harness_jobs.recovery import owner_tag
 from harness_jobs.registry import (
-    read_experiments,
     recorded_version,
     registered_instance,
     sections_changed,
 )
 from reward_harness.errors import HarnessError, SpecError
-from reward_harness.spec import ExperimentSpec, read_experiment
+from reward_harness.experiments import find_experiment, read_experiments
+from reward_harness.spec import ExperimentSpec
 from reward_harness.stages import STAGES, stage_status, wanted_stages
 from reward_harness.stages.make import StageStatus
 from reward_harness.store import ArtifactStore
+from reward_harness.studies import read_study
 from reward_harness.workspace import Workspace
 
 LAUNCH_TAG = "harness/launch"
@@ -74,7 +75,7 @@ def plan(
 def launch(key: str, named: Sequence[str]) -> int:
     """Run what is not fresh; returns the process's exit code."""
     workspace = Workspace.discover()
-    spec = read_experiment(workspace.experiments, key)
+    spec = find_experiment(workspace, key)
     if spec.status == "archived":
         raise SpecError(
             "experiment is archived",
@@ -138,8 +139,23 @@ def register_all() -> int:
     for problem in found.problems:
         sys.stderr.write(f"warning: {problem}\n")
     active = [spec.key for spec in found.specs if spec.status == "active"]
-    with registered_instance(workspace, active):
+    with registered_instance(workspace, active, [study.name for study in found.studies]):
         return 0
+
+
+def report_study(name: str) -> int:
+    """Materialize a study's report over the members that have run; the process's exit code."""
+    workspace = Workspace.discover()
+    read_study(workspace.studies, name)
+    with registered_instance(workspace, (), [name]) as instance:
+        with stderr_into(workspace.dagster_home / LOG_NAME):
+            result = job_named("report_study").execute_in_process(
+                instance=instance, partition_key=name, raise_on_error=False
+            )
+        for event in result.get_step_failure_events():
+            error = event.step_failure_data.error
+            sys.stderr.write(f"error: {error.message.strip() if error else event.message}\n")
+    return 0 if result.success else 1
 
 
 def reconstruct_job(name: str) -> dg.JobDefinition:
@@ -152,15 +168,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m harness_jobs.launch", description=__doc__)
     parser.add_argument("key", nargs="?", help="experiment: a file data/experiments/<key>.yaml")
     parser.add_argument("--register", action="store_true", help="only register all experiments")
+    parser.add_argument("--study-report", metavar="STUDY", help="only make a study's report")
     parser.add_argument(
         "--stages", default="", help="comma-separated stages; default: all that are not fresh"
     )
     parsed = parser.parse_args(arguments)
-    if parsed.key is None and not parsed.register:
-        parser.error("name an experiment, or use --register")
+    if parsed.key is None and not parsed.register and not parsed.study_report:
+        parser.error("name an experiment, or use --register or --study-report")
     try:
         if parsed.register:
             return register_all()
+        if parsed.study_report:
+            return report_study(parsed.study_report)
         return launch(parsed.key, [name for name in parsed.stages.split(",") if name])
     except HarnessError as error:
         sys.stderr.write(f"error: {error}\n")

@@ -1,50 +1,34 @@
-"""What Dagster has to be told of the files: experiments become partitions, the versions of
-shared inputs are reported.
+"""What Dagster has to be told of the files: experiments and studies become partitions, the versions
+of shared inputs are reported.
 """
 
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 
 import dagster as dg
 
-from harness_assets.graph import DATA_SOURCES, EXPERIMENTS, PROMPT_TEMPLATES, section_key
+from harness_assets.graph import (
+    DATA_SOURCES,
+    EXPERIMENTS,
+    PROMPT_TEMPLATES,
+    STUDIES,
+    section_key,
+)
 from harness_jobs.recovery import close_killed_runs
-from reward_harness.errors import SpecError
 from reward_harness.hashing import digest_tree
 from reward_harness.locking import file_lock
-from reward_harness.spec import ExperimentSpec, experiment_keys, read_experiment
+from reward_harness.spec import ExperimentSpec
 from reward_harness.workspace import Workspace
 
 DATA_VERSION_TAG = "dagster/data_version"
 LOCK_NAME = ".opening.lock"
 
 
-@dataclass(frozen=True, slots=True)
-class Experiments:
-    """The experiment files that read well, and what is wrong with the others."""
-
-    specs: tuple[ExperimentSpec, ...]
-    problems: tuple[str, ...]
-
-
-def read_experiments(workspace: Workspace) -> Experiments:
-    """Every experiment file; a bad one never hides the others."""
-    specs: list[ExperimentSpec] = []
-    problems: list[str] = []
-    for key in experiment_keys(workspace.experiments):
-        try:
-            specs.append(read_experiment(workspace.experiments, key))
-        except SpecError as error:
-            problems.append(str(error))
-    return Experiments(tuple(specs), tuple(problems))
-
-
 @contextmanager
 def registered_instance(
-    workspace: Workspace, experiments: Iterable[str]
+    workspace: Workspace, experiments: Iterable[str], studies: Iterable[str] = ()
 ) -> Iterator[dg.DagsterInstance]:
-    """The Dagster instance, told of these experiments and of the shared inputs' versions.
+    """The Dagster instance, told of these experiments, studies and of the shared inputs' versions.
 
     One process at a time: Dagster creates its tables, and adds partitions, without a lock, so that
     of two first launches at once one would fail.
@@ -53,17 +37,22 @@ def registered_instance(
         instance = dg.DagsterInstance.get()
         close_killed_runs(instance)
         for key in experiments:
-            add_partition(instance, key)
+            add_partition(instance, EXPERIMENTS, key)
+        for name in studies:
+            add_partition(instance, STUDIES, name)
         for change in changed_shared_inputs(instance, workspace):
             instance.report_runless_asset_event(change)
     with instance:
         yield instance
 
 
-def add_partition(instance: dg.DagsterInstance, key: str) -> None:
-    """Register the experiment as a partition; nothing happens if it is one."""
-    if not instance.has_dynamic_partition(EXPERIMENTS.name or "", key):
-        instance.add_dynamic_partitions(EXPERIMENTS.name or "", [key])
+def add_partition(
+    instance: dg.DagsterInstance, partitions: dg.DynamicPartitionsDefinition, key: str
+) -> None:
+    """Register an experiment or study as a partition; nothing happens if it is one."""
+    name = str(partitions.name)
+    if not instance.has_dynamic_partition(name, key):
+        instance.add_dynamic_partitions(name, [key])
 
 
 def recorded_version(

@@ -2,8 +2,10 @@
 
 import dagster as dg
 
-from reward_harness.spec import ExperimentSpec, read_experiment
+from reward_harness.experiments import find_experiment
+from reward_harness.spec import ExperimentSpec
 from reward_harness.store import ArtifactStore
+from reward_harness.studies import StudySpec, read_study
 from reward_harness.workspace import Workspace
 
 
@@ -21,8 +23,14 @@ class Store(dg.ConfigurableResource):
         return Workspace(Path(self.root)) if self.root else Workspace.discover()
 
     def experiment(self, key: str) -> ExperimentSpec:
-        """The experiment's file as it is now; ``SpecError`` says what is wrong with it."""
-        return read_experiment(self.workspace().experiments, key)
+        """The experiment as its file, or its study's file, says now; ``SpecError`` says what is
+        wrong.
+        """
+        return find_experiment(self.workspace(), key)
+
+    def study(self, name: str) -> StudySpec:
+        """The study's file as it is now."""
+        return read_study(self.workspace().studies, name)
 
     def artifacts(self) -> ArtifactStore:
         """The published artifacts."""

@@ -19,6 +19,7 @@ GROUPS = {
     "experiment": "reward_harness.cli.experiment:app",
     "lineage": "reward_harness.cli.lineage:app",
     "rubrics": "reward_harness.cli.rubrics:app",
+    "study": "reward_harness.cli.study:app",
     "verdicts": "reward_harness.cli.verdicts:app",
 }
 """Commands that have commands, and where their typer application is."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import subprocess
 import sys
@@ -12,6 +13,7 @@ from rich.console import Console
 from rich.table import Table
 
 from reward_harness.errors import SpecError
+from reward_harness.experiments import find_experiment
 from reward_harness.manifest import Metric
 from reward_harness.spec import check_key, experiment_keys, read_experiment
 from reward_harness.store import ArtifactStore, write_atomically
@@ -62,7 +64,7 @@ def show(key: Key) -> None:
     from reward_harness.stages import stage_status, wanted_stages
 
     workspace = Workspace.discover()
-    spec = read_experiment(workspace.experiments, key)
+    spec = find_experiment(workspace, key)
     store = ArtifactStore(workspace.runs)
     console.print(f"[bold]{key}[/bold] ({spec.status}) {spec.description}")
     table = Table("stage", "state", "artifact", "numbers", box=None, header_style="bold")
@@ -111,17 +113,16 @@ def run(
 ) -> None:
     """Run what is not fresh of the experiment, through Dagster, with a progress display."""
     workspace = Workspace.discover()
-    read_experiment(workspace.experiments, key)  # a bad file is told before Dagster loads
+    raise typer.Exit(run_through_graph(workspace, key, stages))
+
+
+def run_through_graph(workspace: Workspace, key: str, stages: str = "") -> int:
+    """Launch one experiment in a process of its own, which handles Ctrl-C itself; its exit code."""
+    find_experiment(workspace, key)  # a bad file is told before Dagster loads
     argv = [sys.executable, "-m", "harness_jobs.launch", key, "--stages", stages]
     workspace.dagster_home.mkdir(parents=True, exist_ok=True)
-    raise typer.Exit(_run_interruptible(argv, {"DAGSTER_HOME": str(workspace.dagster_home)}))
-
-
-def _run_interruptible(argv: list[str], extra: dict[str, str]) -> int:
-    """Run a child that handles Ctrl-C itself; wait for it to end in any case."""
-    import os
-
-    child = subprocess.Popen(argv, env=os.environ | extra)
+    environment = os.environ | {"DAGSTER_HOME": str(workspace.dagster_home)}
+    child = subprocess.Popen(argv, env=environment)
     while True:
         try:
             return child.wait()
