@@ -6,11 +6,19 @@ from collections.abc import Iterator
 
 import dagster as dg
 
-from harness_assets.graph import LEADERBOARD, OWNERS, stage_asset, stage_key
+from harness_assets.graph import (
+    LEADERBOARD,
+    OWNERS,
+    STUDIES,
+    STUDY_REPORT,
+    stage_asset,
+    stage_key,
+)
 from harness_assets.materialize import log_progress, materialize
 from harness_assets.record import record
 from harness_resources.compute import Compute
 from harness_resources.store import Store
+from reward_harness.errors import HarnessError
 from reward_harness.stages import Services
 
 
@@ -32,14 +40,6 @@ def policy_report(
     yield from materialize(context, store, compute=compute)
 
 
-@dg.asset(
-    key=LEADERBOARD,
-    group_name="evaluations",
-    deps=[stage_key("rm_report"), stage_key("policy_report")],
-    kinds={"html"},
-    owners=OWNERS,
-    code_version="1",
-    pool="ledger",
 @dg.asset(**stage_asset("hacking_report", kinds={"html"}))
 def hacking_report(
     context: dg.AssetExecutionContext, store: Store
@@ -50,6 +50,14 @@ def hacking_report(
     yield from materialize(context, store)
 
 
+@dg.asset(
+    key=LEADERBOARD,
+    group_name="evaluations",
+    deps=[stage_key("rm_report"), stage_key("policy_report")],
+    kinds={"html"},
+    owners=OWNERS,
+    code_version="1",
+    pool="ledger",
     automation_condition=dg.AutomationCondition.any_deps_updated(),
 )
 def leaderboard(context: dg.AssetExecutionContext, store: Store) -> dg.MaterializeResult:
@@ -58,4 +66,32 @@ def leaderboard(context: dg.AssetExecutionContext, store: Store) -> dg.Materiali
 
     services = Services(progress=log_progress(context), run_id=context.run_id)
     artifact, reused = make_leaderboard(store.workspace(), services)
+    return record(artifact, reused=reused)
+
+
+@dg.asset(
+    key=STUDY_REPORT,
+    group_name="evaluations",
+    partitions_def=STUDIES,
+    deps=[
+        dg.AssetDep(stage_key(name), partition_mapping=dg.AllPartitionMapping())
+        for name in ("rm_report", "policy_report")
+    ],
+    kinds={"html"},
+    owners=OWNERS,
+    code_version="1",
+    pool="ledger",
+)
+def study_report(context: dg.AssetExecutionContext, store: Store) -> dg.MaterializeResult:
+    """A study's answer: each variant over its seeds, against the baseline, corrected for the
+    number of comparisons.
+    """
+    from reward_harness.stages.study_report import make_study_report
+
+    services = Services(progress=log_progress(context), run_id=context.run_id)
+    study = store.study(context.partition_key)
+    try:
+        artifact, reused = make_study_report(store.workspace(), study, services)
+    except HarnessError as error:
+        raise dg.Failure(str(error), allow_retries=False) from error
     return record(artifact, reused=reused)
