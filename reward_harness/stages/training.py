@@ -25,6 +25,7 @@ from reward_harness.training.job import (
     DataFile,
     DPOJob,
     GRPOJob,
+    IterativeDPOJob,
     ModelRef,
     PPOJob,
     RewardRef,
@@ -118,6 +119,39 @@ def ppo_checkpoint(run: StageRun, folder: Path) -> Outcome:
             reward=reward,
         )
         return run_training(run, folder, job)
+
+
+def iterative_dpo_checkpoint(run: StageRun, folder: Path) -> Outcome:
+    """The fine-tuned policy after rounds of DPO on its own responses; see ``second_reward``."""
+    policy = run.experiment.policy
+    settings = required(policy.iterative_dpo, "policy.iterative_dpo")
+    prompts = run.input("rl_prompts")
+    with deployed_reward(run, settings.reward) as reward:
+        job = IterativeDPOJob(
+            **job_fields(run),
+            settings=settings,
+            lora=policy.lora,
+            model=fine_tuned(run),
+            train=data_file(prompts, "train.jsonl"),
+            test=data_file(prompts, "test.jsonl"),
+            reward=reward,
+            judge=second_reward(run, folder / "judge"),
+        )
+        return run_training(run, folder, job)
+
+
+def second_reward(run: StageRun, folder: Path) -> RewardRef | None:
+    """A trained reward other than the deployed one, or None where the experiment has none."""
+    if (classifier := run.inputs.get("bt_reward_model")) is not None:
+        path = classifier.folder("model")
+        return RewardRef(kind="classifier", digest=model_digest(path), path=str(path))
+    if "best_rubric" in run.inputs:
+        from reward_harness.stages.reward_models import searched_rubric
+
+        rubric = searched_rubric(run, folder)
+        rubric.close()
+        return RewardRef(kind="artifact", digest=rubric.digest or "", path=str(folder))
+    return None
 
 
 def required(section: T | None, name: str) -> T:

@@ -14,6 +14,7 @@ from reward_harness.sections import (
     BTSection,
     DPOSection,
     GRPOSection,
+    IterativeDPOSection,
     LoraSpec,
     ModelSpec,
     PPOSection,
@@ -24,6 +25,7 @@ from reward_harness.training.job import (
     DataFile,
     DPOJob,
     GRPOJob,
+    IterativeDPOJob,
     ModelRef,
     PPOJob,
     RewardRef,
@@ -132,6 +134,30 @@ class Jobs:
                     "max_prompt_tokens": 32,
                     "max_new_tokens": 6,
                     "save_every": 1,
+                    **settings,
+                }
+            ),
+        )
+
+    def iterative_dpo(self, lora: LoraSpec | None = None, **settings) -> IterativeDPOJob:
+        return IterativeDPOJob(
+            **self._common(),
+            model=self._model(CAUSAL),
+            train=self._data("prompts", prompts()),
+            test=self._data("held", prompts()[:4]),
+            lora=lora,
+            reward=RewardRef(kind="served", digest="0" * 64, url="http://127.0.0.1:9"),
+            settings=IterativeDPOSection(
+                **{
+                    "max_steps": 2,
+                    "batch_size": 2,
+                    "rounds": 2,
+                    "prompts": 8,
+                    "judged_prompts": 4,
+                    "max_prompt_tokens": 32,
+                    "max_new_tokens": 6,
+                    "max_length": 64,
+                    "temperature": 1.0,
                     **settings,
                 }
             ),
