@@ -57,6 +57,8 @@ def serve(
     """Start the scoring server; SIGTERM finishes what is in flight and stops it."""
     from reward_harness.llm.budget import Caps
     from reward_harness.rm.deployments import Deployments
+    from reward_harness.serving.pointers import pointers
+    from reward_harness.serving.records import ServerRecord
     from reward_harness.serving.run import Listen, run_server
     from reward_harness.serving.settings import Limits, ServerSettings, require_safe_bind
     from reward_harness.serving.source import Source
@@ -69,6 +71,12 @@ def serve(
     deployments = Deployments(workspace, target) if target else None
     caps = Caps(max_calls=max_llm_calls, max_usd=max_llm_usd)
     source = Source(artifact, deployments, device, workspace.cache, api_key_env, caps)
+
+    def announce(record: ServerRecord) -> None:
+        typer.echo(f"serving {record.digest[:12]} on {record.url}")
+        for line in pointers(record.url, server_key_env if key else None):
+            typer.echo(line)
+
     limits = Limits(body_bytes=int(max_body_mib * 2**20), in_flight=max_in_flight)
     run_server(
         source,
@@ -81,6 +89,7 @@ def serve(
         ),
         Listen(host, port, ready_file, die_with_stdin),
         registry=deployments.folder / "server.json" if deployments else None,
+        announce=announce,
     )
 
 

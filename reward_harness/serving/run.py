@@ -11,6 +11,7 @@ import signal
 import socket
 import sys
 import threading
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -46,8 +47,10 @@ class _Server(uvicorn.Server):
         record: ServerRecord,
         ready_file: Path | None,
         registry: Path | None,
+        announce: Callable[[ServerRecord], None] | None,
     ) -> None:
         super().__init__(config)
+        self._announce = announce
         self._record, self._registry = record, registry
         self._files = [path for path in (ready_file, registry) if path is not None]
 
@@ -56,6 +59,8 @@ class _Server(uvicorn.Server):
         for path in self._files if self.started else []:
             path.parent.mkdir(parents=True, exist_ok=True)
             write_atomically(path, self._record.model_dump_json().encode())
+        if self.started and self._announce is not None:
+            self._announce(self._record)
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         # here and not after run(): uvicorn raises the signal again when it is done
@@ -64,9 +69,16 @@ class _Server(uvicorn.Server):
 
 
 def run_server(
-    source: Source, settings: ServerSettings, listen: Listen, registry: Path | None = None
+    source: Source,
+    settings: ServerSettings,
+    listen: Listen,
+    registry: Path | None = None,
+    announce: Callable[[ServerRecord], None] | None = None,
 ) -> None:
-    """Serve until SIGTERM or SIGINT; requests in flight get ``GRACE_S`` seconds to end."""
+    """Serve until SIGTERM or SIGINT; requests in flight get ``GRACE_S`` seconds to end.
+
+    ``announce`` is called once the server answers.
+    """
     bound = _bind(listen.host, listen.port)
     record = ServerRecord(
         pid=os.getpid(),
@@ -76,7 +88,7 @@ def run_server(
     )
     config = uvicorn.Config(
         create_app(source, settings),
-        log_level="warning",
+        log_level="error",  # below it: a line for each request that is no HTTP
         access_log=False,
         timeout_graceful_shutdown=GRACE_S,
         server_header=False,
@@ -84,7 +96,7 @@ def run_server(
     if listen.die_with_stdin:
         threading.Thread(target=_end_with_stdin, name="stdin-watch", daemon=True).start()
     try:
-        _Server(config, record, listen.ready_file, registry).run(sockets=[bound])
+        _Server(config, record, listen.ready_file, registry, announce).run(sockets=[bound])
     finally:
         bound.close()
 
