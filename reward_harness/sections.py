@@ -322,6 +322,10 @@ class EvaluationSection(Frozen):
     samples_per_prompt: int = Field(default=1, ge=1)
     max_new_tokens: int = Field(default=64, ge=1)
     temperature: float = Field(default=0.7, gt=0)
+    graded: list[str] = Field(
+        default_factory=list[str],
+        description="sources of graded responses (data/sources) on which rewards are measured, too",
+    )
     bootstrap_samples: int = Field(default=2000, ge=100)
     confidence: Fraction = Field(default=0.95, gt=0.5, lt=1)
 

@@ -44,6 +44,17 @@ def policy_metrics(results: PolicyResults) -> dict[str, Metric]:
 
 def _of_reward(reward: RewardMeasures) -> dict[str, Metric]:
     found = _known({"ranked_agreement": (reward.ranked, "max")})
+    if reward.turns:
+        found |= _known(
+            {
+                "multi_turn_accuracy": (reward.turns.whole, "max"),
+                "over_last_turn": (reward.turns.difference, "none"),
+                "truncated_share": (reward.turns.truncated, "min"),
+            }
+        )
+    found |= _known(
+        {f"spearman_{g.source.replace('-', '_')}": (g.spearman, "max") for g in reward.graded}
+    )
     return found | (_of_pairs(reward.pairs) if reward.pairs else {})
 
 

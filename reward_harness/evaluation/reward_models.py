@@ -8,14 +8,17 @@ because the pairs of one prompt are not independent. All inputs are held-out spl
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from itertools import combinations
 
 import numpy as np
+from pydantic import Field
 
 from reward_harness.data.records import Candidate, PreferencePair, RankedPrompt
 from reward_harness.evaluation.calibration import Calibration, calibration, outcomes_of
+from reward_harness.evaluation.graded import GradedMeasures, measure_graded
+from reward_harness.evaluation.resampling import Resampling as Resampling
 from reward_harness.evaluation.scoring import (
     PairScores,
     Scorer,
@@ -32,7 +35,7 @@ from reward_harness.evaluation.statistics import (
     spearman,
     stratified_bootstrap_mean,
 )
-from reward_harness.hashing import derive_seed
+from reward_harness.evaluation.turns import TurnMeasures, measure_turns
 from reward_harness.manifest import Frozen
 
 LENGTH_BIAS_PAIRS = 256
@@ -43,24 +46,17 @@ MIN_SUBSET = 5
 
 @dataclass(frozen=True, slots=True)
 class HeldOut:
-    """The held-out data a reward is measured on; ``validation`` only fits the temperature."""
+    """The held-out data a reward is measured on; ``validation`` only fits the temperature.
+
+    ``graded`` are sets of another distribution, by source.
+    """
 
     test: Sequence[PreferencePair]
     validation: Sequence[PreferencePair]
     ranked: Sequence[RankedPrompt]
-
-
-@dataclass(frozen=True, slots=True)
-class Resampling:
-    """How intervals are made: one seed for the report, a generator for each named measurement."""
-
-    seed: int
-    samples: int
-    confidence: float
-
-    def rng(self, *names: str) -> np.random.Generator:
-        """A generator that depends on the seed and the names only."""
-        return np.random.default_rng(derive_seed(self.seed, "evaluation", *names))
+    graded: Mapping[str, Sequence[RankedPrompt]] = field(
+        default_factory=dict[str, Sequence[RankedPrompt]]
+    )
 
 
 class LengthBaselines(Frozen):
@@ -96,6 +92,8 @@ class RewardMeasures(Frozen):
     pairs: PairMeasures | None
     ranked: Interval | None
     ranked_unscored_share: float
+    turns: TurnMeasures | None = None
+    graded: list[GradedMeasures] = Field(default_factory=list[GradedMeasures])
 
 
 class Agreement(Frozen):
@@ -133,6 +131,12 @@ def measure_scorer(scorer: Scorer, data: HeldOut, how: Resampling) -> Measured:
         pairs=_pair_measures(scorer, scores, data.validation, how) if usable and scores else None,
         ranked=ranked,
         ranked_unscored_share=ranked_unscored,
+        turns=measure_turns(scorer, scores, how) if usable and scores else None,
+        graded=[
+            found
+            for source, prompts in data.graded.items()
+            if (found := measure_graded(scorer, source, prompts, how)) is not None
+        ],
     )
     return Measured(measures, scores)
 

@@ -28,6 +28,7 @@ from reward_harness.evaluation.reward_advice import (
     reward_steps,
 )
 from reward_harness.evaluation.reward_models import PairMeasures, RewardMeasures
+from reward_harness.evaluation.reward_sections import graded_section, turns_section
 from reward_harness.evaluation.statistics import Interval
 
 MAX_SOURCES_SHOWN = 12
@@ -41,6 +42,8 @@ def reward_page(results: RewardResults, sources: Sequence[Source]) -> Page:
         _length(results),
         _calibration(results),
         _subsets(results),
+        turns_section(results),
+        graded_section(results),
         _agreements(results),
         _gates(results),
     ]

@@ -14,6 +14,7 @@ import numpy as np
 
 from reward_harness.data.files import read_records, write_lines
 from reward_harness.data.records import PreferencePair, RankedPrompt, RLPrompt, prompt_key
+from reward_harness.data.sources import resolve
 from reward_harness.errors import DataError, GateRejected
 from reward_harness.evaluation.metrics import policy_metrics, reward_metrics
 from reward_harness.evaluation.policies import PolicyComparison, PolicyOutput, compare_policies
@@ -144,6 +145,10 @@ def _held_out(run: StageRun) -> HeldOut:
         validation=read_records(pairs.file("validation.jsonl"), PreferencePair) if pairs else (),
         ranked=read_records(ranked.file("test.jsonl"), RankedPrompt) if ranked else (),
     )
+        graded={
+            name: resolve(run.workspace, name, RankedPrompt).records
+            for name in run.experiment.evaluation.graded
+        },
 
 
 def _test_prompts(run: StageRun) -> list[RLPrompt]:

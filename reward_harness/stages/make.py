@@ -100,6 +100,8 @@ def plan_recipe(
         extra["backend"] = _resolved_backend(spec)
     if stage.from_source:
         extra["source"] = _source_fingerprint(workspace, spec, stage)
+    if stage.name == "rm_report" and spec.evaluation.graded:
+        extra["graded"] = _graded_fingerprints(workspace, spec)
     if stage.name == "rm_artifact":
         extra["attacks"] = digest_tree(workspace.attacks)
     return Recipe(
@@ -117,6 +119,12 @@ def _source_fingerprint(workspace: Workspace, spec: ExperimentSpec, stage: Stage
 
     section = spec.section(stage.sections[-1])
     return fingerprint(workspace, section["source"]) if section else ""
+
+
+def _graded_fingerprints(workspace: Workspace, spec: ExperimentSpec) -> dict[str, str]:
+    from reward_harness.data.sources import fingerprint
+
+    return {name: fingerprint(workspace, name) for name in spec.evaluation.graded}
 
 
 def _resolved_backend(spec: ExperimentSpec) -> str:
