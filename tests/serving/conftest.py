@@ -62,8 +62,9 @@ def make_artifact(tmp_path: Path) -> Callable[..., Path]:
 def server_process(
     root: Path, *arguments: str, **environment: str
 ) -> Iterator[tuple[ServerRecord, subprocess.Popen]]:
-    """``python -m reward_harness.rm.server`` on a free port."""
+    """``python -m reward_harness.rm.server`` on a free port; its log is ``server_log(root)``."""
     ready = root / f"ready-{time.monotonic_ns()}.json"
+    log = (root / "server.log").open("ab")
     process = subprocess.Popen(
         [
             sys.executable,
@@ -77,12 +78,13 @@ def server_process(
         ],
         cwd=REPOSITORY,
         env={**os.environ, "HARNESS_ROOT": str(root), **environment},
-        stderr=subprocess.PIPE,
+        stderr=log,
     )
+    log.close()
     try:
         deadline = time.monotonic() + 60
         while not ready.is_file():
-            assert process.poll() is None, process.stderr.read().decode()
+            assert process.poll() is None, server_log(root)
             assert time.monotonic() < deadline, "the server did not start"
             time.sleep(0.05)
         yield ServerRecord.model_validate_json(ready.read_bytes()), process
@@ -90,7 +92,11 @@ def server_process(
         if process.poll() is None:
             process.terminate()
         process.wait(20)
-        process.stderr.close()
+
+
+def server_log(root: Path) -> str:
+    """What the servers started with this root wrote to standard error."""
+    return (root / "server.log").read_text(encoding="utf-8", errors="replace")
 
 
 @pytest.fixture

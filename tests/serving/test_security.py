@@ -21,7 +21,7 @@ from reward_harness.serving.settings import Limits, ServerSettings
 from reward_harness.serving.signing import content_hash, sign, verify
 from reward_harness.serving.source import Source
 from tests.llm.simulator import Simulator
-from tests.serving.conftest import server_process
+from tests.serving.conftest import server_log, server_process
 
 KEY = "server-key-sesame"
 JUDGE_KEY = "sk-simulated-key"
@@ -245,7 +245,7 @@ def test_a_judge_that_fails_reaches_the_caller_as_an_error_and_the_log_says_so(j
             assert {line["error_code"] for line in lines} == {"scoring_failed"}
         process.terminate()
         process.wait(20)
-        told = process.stderr.read().decode()
+        told = server_log(tmp_path)
     for secret in (TEXT, JUDGE_KEY):
         assert secret not in log.read_text() + told
 
@@ -298,7 +298,7 @@ def test_a_spent_budget_is_503_and_what_was_paid_for_is_still_served(judged, tmp
         assert (batch[1]["error_code"], batch[1]["retriable"]) == ("spend_cap", False)
         process.terminate()
         process.wait(20)
-        told = process.stderr.read().decode()
+        told = server_log(tmp_path)
     assert simulator.answered == 2
     assert [line["error_code"] for line in lines_of(log)] == [
         None, None, "spend_cap", None, "spend_cap",
