@@ -19,8 +19,10 @@ GROUPS = {
     "experiment": "reward_harness.cli.experiment:app",
     "lineage": "reward_harness.cli.lineage:app",
     "rubrics": "reward_harness.cli.rubrics:app",
+    "runs": "reward_harness.cli.runs:app",
     "study": "reward_harness.cli.study:app",
     "verdicts": "reward_harness.cli.verdicts:app",
+    "verl": "reward_harness.cli.verl:app",
 }
 """Commands that have commands, and where their typer application is."""
 
