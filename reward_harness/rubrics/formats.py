@@ -122,7 +122,7 @@ def from_verifiers(body: Any, where: str) -> Rubric:
     if repeated is not None:
         raise DataError("two criteria of one name", where=where, got=repeated)
     read = [_scale(item, f"{where}: criterion {item.name}") for item in items]
-    scales = {scale for scale, _ in read}
+    scales: set[Scale] = {scale for scale, _ in read}
     if len(scales) > 1:
         raise DataError(
             "the criteria of a rubric are graded on one scale", where=where, got=sorted(scales)

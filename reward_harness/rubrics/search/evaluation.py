@@ -31,7 +31,7 @@ from reward_harness.rubrics.objective import (
 from reward_harness.rubrics.search.matrix import GradeMatrix
 from reward_harness.rubrics.search.problem import SearchPrompt
 from reward_harness.rubrics.search.racing import Cells, candidate_order
-from reward_harness.rubrics.search.rounds import ask_round
+from reward_harness.rubrics.search.rounds import Tally, ask_round
 from reward_harness.rubrics.types import Criterion, Rubric
 
 Key = TypeVar("Key")
@@ -81,6 +81,7 @@ class Evaluator:
         self._scores: dict[str, Array] = {}
         self.inconsistent = 0
         self.compared = 0
+        self.tally = Tally()
         texts = [p.text for p in prompts for _ in p.responses]
         self.matrix = GradeMatrix(texts, [r for p in prompts for r in p.responses])
         ends = np.cumsum([len(p.responses) for p in prompts])
@@ -245,7 +246,7 @@ class Evaluator:
         ]
         if jobs:
             self._scores.clear()
-            await _ask_all(jobs, self._grade_one)
+            await _ask_all(jobs, self._grade_one, self.tally)
 
     async def _grade_one(
         self, job: tuple[int, int, tuple[tuple[Criterion, Rubric], ...]]
@@ -270,7 +271,7 @@ class Evaluator:
         return None
 
     async def _compare(self, wanted: Sequence[tuple[int, int, int]]) -> None:
-        await _ask_all(wanted, self._compare_one)
+        await _ask_all(wanted, self._compare_one, self.tally)
 
     async def _compare_one(self, pair: tuple[int, int, int]) -> Failed | None:
         index, a, b = pair
@@ -291,9 +292,11 @@ class Evaluator:
         return self._asked
 
 
-async def _ask_all(jobs: Sequence[Key], ask: Callable[[Key], Awaitable[Failed | None]]) -> None:
+async def _ask_all(
+    jobs: Sequence[Key], ask: Callable[[Key], Awaitable[Failed | None]], tally: Tally
+) -> None:
     """Ask all jobs; ``LLMError`` if not one of them could be answered."""
-    answers = await ask_round([partial(ask, job) for job in jobs])
+    answers = await ask_round([partial(ask, job) for job in jobs], tally)
     failed = [a for a in answers if isinstance(a, Failed)]
     if len(failed) == len(jobs) > 0:
         raise LLMError(f"no verdict of {len(jobs)} could be had: {failed[0].error}")

@@ -84,7 +84,7 @@ async def make_children(
             return made
         return fitted(made) or made
 
-    rubrics = await ask_round([partial(one, plan) for plan in plans])
+    rubrics = await ask_round([partial(one, plan) for plan in plans], evaluator.tally)
     return [Child(plan, rubric) for plan, rubric in zip(plans, rubrics, strict=True)]
 
 

@@ -22,7 +22,6 @@ from reward_harness.data.records import RankedPrompt
 from reward_harness.errors import BudgetExceeded, DataError
 from reward_harness.llm.backends import resolve_backend
 from reward_harness.llm.event_loop import run_sync
-from reward_harness.progress import Progress
 from reward_harness.rubrics.files import SHARED
 from reward_harness.rubrics.search.admission import Bench
 from reward_harness.rubrics.search.choosing import evaluator_of, prompts_of
@@ -43,6 +42,7 @@ from reward_harness.rubrics.search.surroundings import (
     identity,
     open_search_roles,
 )
+from reward_harness.rubrics.search.telling import Teller
 from reward_harness.rubrics.types import Rubric
 from reward_harness.sections import SearchConfig
 
@@ -95,6 +95,8 @@ class SearchSession:
         self._before = self.state.spent
         prompts = prompts_of(records, config, self.roles, seed=seed)
         self.evaluator = evaluator_of(prompts, config, self.roles, seed=seed)
+        self._teller = Teller(self, around.progress)
+        self.evaluator.tally.changed = self._teller.answered
         designer = (
             TemplateDesigner(config.semantic_operators)
             if self.roles is None
@@ -167,7 +169,7 @@ class SearchSession:
         compared = self.evaluator.compared
         return SearchResult(
             state=self.state,
-            spent=self._spent(),
+            spent=self.spent(),
             stopped=str(self.out_of_budget or "; ".join(reasons)),
             out_of_budget=self.out_of_budget,
             backend=self.backend,
@@ -184,15 +186,12 @@ class SearchSession:
     def finished(self) -> bool:
         """Whether every unit has finished, or the generations of a global batch are over."""
         units = self.state.units
-        if self.config.scope == "global_batch" and self.state.generation > self._rounds:
+        if self.config.scope == "global_batch" and self.state.generation > rounds_of(self.config):
             return True
         return bool(units) and all(unit.finished for unit in units)
 
-    @property
-    def _rounds(self) -> int:
-        return rounds_of(self.config)
-
     async def _step(self) -> None:
+        self.evaluator.tally.begin()
         if not self.state.units:
             units = self._units()
             made = await _together(
@@ -212,13 +211,13 @@ class SearchSession:
                 "verdicts": self.evaluator.verdicts(),
                 "compared": self.evaluator.compared,
                 "inconsistent": self.evaluator.inconsistent,
-                "spent": self._spent(),
-                "ledger": (*self.state.ledger, self._spent()),
+                "spent": self.spent(),
+                "ledger": (*self.state.ledger, self.spent()),
             }
         )
         if self.around.checkpoint is not None:
             self.checkpoint(self.around.checkpoint)
-        self._tell([line for _, line in made])
+        self._teller.generation_done([line for _, line in made])
 
     async def _recall(self) -> None:
         """After a resume: have the grades of the known rubrics again, from store or code."""
@@ -250,7 +249,8 @@ class SearchSession:
 
         return sorted(waiting, key=ease)[: self.config.batch_size]
 
-    def _spent(self) -> Spent:
+    def spent(self) -> Spent:
+        """What this session and those before it have spent."""
         if self.roles is None:
             return self._before
         usage, before = self.roles.gateway.usage, self._before
@@ -262,21 +262,6 @@ class SearchSession:
             completion_tokens=before.completion_tokens + usage.completion_tokens,
             usd=sum(known) if known else None,
         )
-
-    def _tell(self, lines: Sequence[Round]) -> None:
-        best = [line.best for line in lines if line.best is not None]
-        agreements = [line.agreement for line in lines if line.agreement is not None]
-        spent = self._spent()
-        numbers: dict[str, float] = {"calls": spent.calls, "cached": spent.cached}
-        if best:
-            numbers["score"] = sum(best) / len(best)
-        if agreements:
-            numbers["agreement"] = sum(agreements) / len(agreements)
-        if spent.usd is not None:
-            numbers["usd"] = spent.usd
-        step = self.state.generation - 1
-        message = f"generation {step} of {self._rounds}"
-        self.around.progress(Progress(self.around.stage, step, self._rounds, message, numbers))
 
 
 async def _together(steps: Sequence[Any]) -> list[tuple[Unit, Round]]:
