@@ -1,12 +1,14 @@
 """How many calls, how long and how good a rubric search is, on worlds whose answer is known.
 
-    python -m benchmarks.search [calls] [quality] [ablation]
+    python -m benchmarks.search [calls] [quality] [ablation] [prometheus]
 
 The endpoint (``hidden_rubrics``) runs in a process of its own and counts. *calls*: prompts ×
 candidates at the default budget, 100 ms a reply and 64 in flight, beside the floor: dependent
 rounds × latency + calls/64 × latency. *quality*: agreement of the found rubric with the noise-free
 truth on 120 unseen prompts, for ten hidden rubrics, without and with a tenth of the judge's
 answers flipped. *ablation*: the same with one part of the search switched off at a time.
+*prometheus*: the heuristic backend on responses that GPT-4 graded (``graded_sets``); it needs the
+public files, so it runs only when named.
 """
 
 from __future__ import annotations
@@ -24,7 +26,8 @@ from typing import Any
 import httpx
 import numpy as np
 
-from benchmarks import hidden_rubrics
+from benchmarks import graded_sets, hidden_rubrics
+from reward_harness.errors import DataError
 from reward_harness.evaluation.statistics import cluster_bootstrap_mean
 from reward_harness.rubrics.search.choosing import choose_shared, evaluator_of, prompts_of
 from reward_harness.rubrics.search.session import SearchResult, SearchSession
@@ -144,6 +147,17 @@ def measure_quality(noise: float, **changed: Any) -> dict[str, Any]:
     return row
 
 
+def measure_graded_sets() -> list[dict[str, Any]]:
+    """Held-out agreement on each set of graded responses; one line on stderr without the files."""
+    try:
+        rows = [graded_sets.measure(name) for name in graded_sets.SETS]
+    except DataError as error:
+        sys.exit(f"error: {error}")
+    for row in rows:
+        show(row)
+    return rows
+
+
 def show(row: dict[str, Any]) -> None:
     """One result, as it comes."""
     print(json.dumps(row), flush=True)  # noqa: T201
@@ -159,6 +173,8 @@ def main(wanted: list[str]) -> None:
         known["quality"] = [measure_quality(noise) for noise in (0.0, 0.1)]
     if "ablation" in wanted:
         known["ablation"] = {name: measure_quality(0.1, **off) for name, off in OFF.items()}
+    if "prometheus" in wanted:
+        known["prometheus"] = measure_graded_sets()
     RESULTS.parent.mkdir(exist_ok=True)
     RESULTS.write_text(json.dumps(known, indent=1) + "\n")
 

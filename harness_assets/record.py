@@ -24,6 +24,19 @@ METRIC_SCHEMA = dg.TableSchema(
         dg.TableColumn("better", "string"),
     ]
 )
+PLOT_NAMES = ("plot.png", "log/costs.png")
+CRITERIA_NAME = "criteria.json"
+CRITERIA_SCHEMA = dg.TableSchema(
+    columns=[
+        dg.TableColumn("weight", "string", description="share of the rubric's weight"),
+        dg.TableColumn("criterion", "string"),
+        dg.TableColumn("graded by", "string"),
+        dg.TableColumn("grades", "string", description="of the better and the worse response"),
+        dg.TableColumn("better response", "string"),
+        dg.TableColumn("worse response", "string"),
+        dg.TableColumn("prompt", "string"),
+    ]
+)
 COMPARISON = "comparison"
 COMPARISON_SCHEMA = dg.TableSchema(
     columns=[
@@ -64,6 +77,8 @@ def _metadata(artifact: Artifact, reused: bool) -> dict[str, Any]:
         name: dg.MetadataValue.float(float(metric.value))
         for name, metric in manifest.metrics.items()
     }
+    if (artifact.path / CRITERIA_NAME).is_file():
+        metadata["criteria"] = criteria_table(json.loads(artifact.file(CRITERIA_NAME).read_bytes()))
     if (comparison := artifact.publication.notes.get(COMPARISON)) is not None:
         metadata["comparison"] = comparison_table(comparison)
     return metadata | {
@@ -84,6 +99,28 @@ def _how(artifact: Artifact, reused: bool) -> str:
         return "made by this run"
     kept = "found by this run" if comparison["replaced"] else "the one in force, published again"
     return f"re-search {comparison['round']}: {kept}; {comparison['reason']}"
+
+
+def criteria_table(criteria: list[dict[str, Any]]) -> dg.TableMetadataValue:
+    """A rubric's criteria, heaviest first, each with a real pair of responses that it separates."""
+    rows: list[dg.TableRecord] = []
+    for line in criteria:
+        example = line["example"] or {}
+        grades = f"{example['better_grade']:.2f} : {example['worse_grade']:.2f}" if example else ""
+        rows.append(
+            dg.TableRecord(
+                {
+                    "weight": f"{line['weight']:.0%}",
+                    "criterion": line["text"] + (" (a fault)" if line["fault"] else ""),
+                    "graded by": {"llm": "model", "programmatic": "code"}[line["kind"]],
+                    "grades": grades,
+                    "better response": example.get("better", ""),
+                    "worse response": example.get("worse", ""),
+                    "prompt": example.get("prompt", ""),
+                }
+            )
+        )
+    return dg.MetadataValue.table(rows, schema=CRITERIA_SCHEMA)
 
 
 def comparison_table(comparison: dict[str, Any]) -> dg.TableMetadataValue:
@@ -130,13 +167,13 @@ def interval_text(metric: Metric) -> str:
 
 
 def _summary(artifact: Artifact) -> str | None:
-    """The stage's own summary with its plot inlined."""
+    """The stage's own summary with its plots inlined."""
     path = artifact.path / "summary.md"
     text = path.read_text(encoding="utf-8") if path.is_file() else None
-    plot = artifact.path / "plot.png"
-    if not plot.is_file() or plot.stat().st_size > INLINE_IMAGE_BYTES:
-        return text
-    return f"{text or ''}\n\n{inline_image(plot)}"
+    for plot in (artifact.path / name for name in PLOT_NAMES):
+        if plot.is_file() and plot.stat().st_size <= INLINE_IMAGE_BYTES:
+            text = f"{text or ''}\n\n{inline_image(plot)}"
+    return text
 
 
 def inline_image(path: Path) -> str:

@@ -10,6 +10,7 @@ initial rubric and the two length rules.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -63,6 +64,27 @@ class Heldout(Frozen):
     unscored_responses: int
     inconsistent_judgements: float | None
     candidates: tuple[Candidate, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Deciding:
+    """A pair of responses to prompt ``prompt`` that a criterion helps to order as the judge does.
+
+    ``grades`` are the criterion's (1 − g for a fault), ``scores`` the rubric's, better response
+    first; ``alone``: without the criterion the rubric would not order the pair so.
+    """
+
+    prompt: int
+    better: int
+    worse: int
+    grades: tuple[float, float]
+    scores: tuple[float, float]
+    alone: bool
+
+    @property
+    def rank(self) -> tuple[bool, float]:
+        """Greater for the clearer example."""
+        return self.alone, round(self.grades[0] - self.grades[1], 12)
 
 
 def agreement(outcomes: Outcomes, seed: int, samples: int = 2000) -> Agreement | None:
@@ -130,18 +152,29 @@ def candidates(
 
 def deciding_example(
     evaluator: Evaluator, rubric: Rubric, criterion: int, prompts: Sequence[int]
-) -> tuple[int, int, int] | None:
-    """(prompt, better, worse) where a criterion helps most to order a pair as the judge does."""
+) -> Deciding | None:
+    """The rightly ordered pair that a criterion separates most, one that it decides if there is."""
+    total = sum(c.weight for c in rubric.criteria)
     weight = rubric.criteria[criterion].weight
-    best: tuple[float, tuple[int, int, int]] | None = None
+    best: Deciding | None = None
     for index in prompts:
         graded = evaluator.matrix.contributions(rubric, evaluator.columns[index])[criterion]
         scores = evaluator.scores(rubric, index)
         for a, b in np.argwhere(evaluator.judged[index] == 1).tolist():
-            gap = weight * float(graded[a] - graded[b])
-            if gap > 1e-9 and scores[a] > scores[b] and (best is None or gap > best[0] + 1e-12):
-                best = gap, (index, a, b)
-    return None if best is None else best[1]
+            gap, margin = weight * float(graded[a] - graded[b]), float(scores[a] - scores[b])
+            if gap <= 1e-9 or not margin > 0:
+                continue
+            found = Deciding(
+                prompt=index,
+                better=a,
+                worse=b,
+                grades=(float(graded[a]), float(graded[b])),
+                scores=(float(scores[a]), float(scores[b])),
+                alone=gap >= margin * total - 1e-12,
+            )
+            if best is None or found.rank > best.rank:
+                best = found
+    return best
 
 
 def _mean(outcomes: Outcomes) -> float | None:

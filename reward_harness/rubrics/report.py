@@ -1,18 +1,17 @@
-"""The short pages beside a search and its chosen rubric: criteria, numbers, examples, a picture."""
+"""The short pages beside a search and its chosen rubric: numbers, criteria, examples."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 
-from reward_harness.rubrics.heldout import Agreement, Heldout, deciding_example
+from reward_harness.manifest import Frozen
+from reward_harness.rubrics.heldout import Agreement, Deciding, Heldout, deciding_example
 from reward_harness.rubrics.search.evaluation import Evaluator
 from reward_harness.rubrics.search.output import Population, by_generation
 from reward_harness.rubrics.search.state import Round
 from reward_harness.rubrics.types import Rubric
 
 EXCERPT = 160
-COLORS = ("#3b6ea5", "#9aa5b1", "#d1742f", "#d1742f")
 
 
 def population_summary(population: Population, history: Sequence[Round]) -> str:
@@ -41,13 +40,69 @@ def population_summary(population: Population, history: Sequence[Round]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def rubric_summary(
-    title: str, rubric: Rubric, heldout: Heldout, evaluator: Evaluator, prompts: Sequence[int]
-) -> str:
-    """``summary.md`` of a chosen rubric; ``prompts`` are where examples are taken from."""
-    return "\n".join(
-        [f"# {title}", "", *_numbers(heldout), "", *_criteria(rubric, evaluator, prompts), ""]
+class Example(Frozen):
+    """A pair of responses that a criterion helps to order as the judge does; texts are excerpts.
+
+    ``alone``: without the criterion the rubric would not order the pair so.
+    """
+
+    prompt: str
+    better: str
+    worse: str
+    better_grade: float
+    worse_grade: float
+    better_score: float
+    worse_score: float
+    alone: bool
+
+
+class ListedCriterion(Frozen):
+    """One entry of ``criteria.json``, the heaviest first; ``weight`` is its share."""
+
+    weight: float
+    text: str
+    kind: str
+    fault: bool
+    example: Example | None
+
+
+def listed_criteria(
+    rubric: Rubric, evaluator: Evaluator, prompts: Sequence[int]
+) -> list[ListedCriterion]:
+    """The rubric's criteria with an example each, taken from ``prompts``."""
+    total = sum(c.weight for c in rubric.criteria) or 1.0
+    order = sorted(range(len(rubric.criteria)), key=lambda i: (-rubric.criteria[i].weight, i))
+    return [
+        ListedCriterion(
+            weight=rubric.criteria[index].weight / total,
+            text=rubric.criteria[index].text,
+            kind=rubric.criteria[index].kind,
+            fault=rubric.criteria[index].polarity == -1,
+            example=_example(evaluator, deciding_example(evaluator, rubric, index, prompts)),
+        )
+        for index in order
+    ]
+
+
+def _example(evaluator: Evaluator, found: Deciding | None) -> Example | None:
+    if found is None:
+        return None
+    shown = evaluator.prompts[found.prompt]
+    return Example(
+        prompt=_excerpt(shown.text),
+        better=_excerpt(shown.responses[found.better]),
+        worse=_excerpt(shown.responses[found.worse]),
+        better_grade=found.grades[0],
+        worse_grade=found.grades[1],
+        better_score=found.scores[0],
+        worse_score=found.scores[1],
+        alone=found.alone,
     )
+
+
+def rubric_summary(title: str, heldout: Heldout, criteria: Sequence[ListedCriterion]) -> str:
+    """``summary.md`` of a chosen rubric."""
+    return "\n".join([f"# {title}", "", *_numbers(heldout), "", *_criteria(criteria), ""])
 
 
 def _numbers(heldout: Heldout) -> list[str]:
@@ -85,52 +140,24 @@ def _row(name: str, found: Agreement) -> str:
     )
 
 
-def _criteria(rubric: Rubric, evaluator: Evaluator, prompts: Sequence[int]) -> list[str]:
-    total = sum(c.weight for c in rubric.criteria) or 1.0
-    order = sorted(range(len(rubric.criteria)), key=lambda i: (-rubric.criteria[i].weight, i))
-    lines = ["## Criteria", ""]
-    for index in order:
-        criterion = rubric.criteria[index]
-        sign = "" if criterion.polarity == 1 else " (a fault: lowers the score)"
-        share = criterion.weight / total
-        lines += [f"- **{share:.0%}** {criterion.text}{sign} · {criterion.kind}"]
-        example = deciding_example(evaluator, rubric, index, prompts)
-        if example is not None:
-            prompt, better, worse = example
-            shown = evaluator.prompts[prompt]
-            lines += [
-                f"  - to “{_excerpt(shown.text)}”",
-                f"    - better: “{_excerpt(shown.responses[better])}”",
-                f"    - worse: “{_excerpt(shown.responses[worse])}”",
-            ]
+def _criteria(criteria: Sequence[ListedCriterion]) -> list[str]:
+    lines = ["## Criteria", "", "Grades are shown as they count: for a fault, 1 is without it.", ""]
+    for criterion in criteria:
+        sign = " (a fault: lowers the score)" if criterion.fault else ""
+        lines += [f"- **{criterion.weight:.0%}** {criterion.text}{sign} · {criterion.kind}"]
+        example = criterion.example
+        if example is None:
+            lines += ["  - separates no pair of the test prompts rightly"]
+            continue
+        role = "decides" if example.alone else "helps to order"
+        lines += [
+            f"  - {role} two answers to “{example.prompt}”",
+            f"    - better, grade {example.better_grade:.2f}, score {example.better_score:.2f}: "
+            f"“{example.better}”",
+            f"    - worse, grade {example.worse_grade:.2f}, score {example.worse_score:.2f}: "
+            f"“{example.worse}”",
+        ]
     return lines
-
-
-def plot_agreement(heldout: Heldout, path: Path) -> None:
-    """Held-out agreement of the rubric, the initial one and the length rules, with intervals."""
-    import matplotlib as mpl
-    from matplotlib.figure import Figure
-
-    rows = [
-        ("chosen rubric", heldout.agreement),
-        ("initial rubric", heldout.initial),
-        ("longer wins", heldout.longer_wins),
-        ("shorter wins", heldout.shorter_wins),
-    ]
-    with mpl.rc_context({"font.size": 9}):
-        figure = Figure(figsize=(6.4, 2.6), dpi=110, layout="constrained")
-        axes = figure.subplots()
-        for place, ((name, found), color) in enumerate(zip(rows, COLORS, strict=True)):
-            if found is not None:
-                spread = [[found.value - found.ci_low], [found.ci_high - found.value]]
-                axes.errorbar(found.value, place, xerr=spread, fmt="o", color=color, capsize=3)
-            axes.text(0.01, place - 0.28, name, transform=axes.get_yaxis_transform())
-        axes.axvline(0.5, color="#c0c0c0", linewidth=1)
-        axes.set(
-            xlim=(0.2, 1.0), ylim=(3.6, -0.6), yticks=[], xlabel="pair agreement, test prompts"
-        )
-        axes.spines[["top", "right", "left"]].set_visible(False)
-        figure.savefig(path, metadata={"Software": None})
 
 
 def _excerpt(text: str) -> str:

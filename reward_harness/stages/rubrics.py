@@ -23,7 +23,8 @@ from reward_harness.manifest import Cost, Metric, Outcome
 from reward_harness.rubrics.extraction import GRADED_PARTS_NAME
 from reward_harness.rubrics.files import SHARED, preset_for, write_rubrics
 from reward_harness.rubrics.heldout import Agreement, Heldout
-from reward_harness.rubrics.report import plot_agreement, population_summary, rubric_summary
+from reward_harness.rubrics.plots import plot_choice, plot_costs, plot_history
+from reward_harness.rubrics.report import listed_criteria, population_summary, rubric_summary
 from reward_harness.rubrics.search.choosing import (
     OWN_RUBRICS,
     choose_shared,
@@ -36,7 +37,6 @@ from reward_harness.rubrics.search.output import (
     Population,
     UnitResult,
     output_json,
-    plot_history,
     population_of,
     read_population,
     write_json,
@@ -183,6 +183,11 @@ def _write_search(
     summary = population_summary(population, history)
     (folder / "summary.md").write_text(summary, encoding="utf-8")
     plot_history(history, folder / "plot.png")
+    ledger = result.state.ledger
+    if session.roles is not None:
+        (folder / "log").mkdir()
+        write_json(folder / "log/ledger.json", [line.model_dump(mode="json") for line in ledger])
+        plot_costs(ledger, folder / "log/costs.png")
 
 
 def _search_metrics(result: SearchResult) -> dict[str, Metric]:
@@ -257,8 +262,10 @@ def _write_choice(
     write_json(folder / "heldout.json", heldout.model_dump(mode="json"))
     if SHARED in rubrics:
         title = f"Best rubric of {run.experiment.key}"
-        shown = rubric_summary(title, rubrics[SHARED], heldout, evaluator, ranges["test"])
-        plot_agreement(heldout, folder / "plot.png")
+        criteria = listed_criteria(rubrics[SHARED], evaluator, ranges["test"])
+        write_json(folder / "criteria.json", [line.model_dump(mode="json") for line in criteria])
+        shown = rubric_summary(title, heldout, criteria)
+        plot_choice(rubrics[SHARED], heldout, folder / "plot.png")
     else:
         shown = f"# Rubrics of {len(rubrics)} prompts\n\nChosen {heldout.selected_by}.\n"
     (folder / "summary.md").write_text(shown, encoding="utf-8")

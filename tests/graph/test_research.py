@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import random
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 
@@ -24,7 +26,8 @@ from tests.llm.simulator import Simulator
 
 pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("graph"), pytest.mark.timeout(900)]
 MONDAY = datetime(2026, 1, 5, 3, tzinfo=UTC)
-LIKED = ("because", "water")
+LIKED = ("because", "water", "seven")
+DECOYS = ("stone", "river", "blue")
 RUBRIC_STAGES = ("ranked_prompts", "rubric_population", "best_rubric")
 
 
@@ -82,25 +85,45 @@ def test_a_research_that_finds_nothing_better_publishes_the_incumbent_again(
 
 @pytest.fixture
 def endpoint(monkeypatch: pytest.MonkeyPatch) -> Iterator[Simulator]:
-    """An endpoint whose judge likes two words and whose proposer, at first, names neither."""
-    with Simulator(vocabulary=("and", "not"), liked=LIKED) as running:
+    """An endpoint whose proposer, at first, names no word that the ranks are about."""
+    with Simulator(vocabulary=DECOYS, liked=LIKED) as running:
         monkeypatch.setenv("LLM_API_KEY", running.key)
         monkeypatch.setenv("LLM_BASE_URL", running.url)
         yield running
 
 
+def ranked_by_words(workspace: Workspace) -> None:
+    """A source and the experiment `better` on it: responses with more liked words rank higher."""
+    counts, lines = [0, 1, 2, 3], []
+    for number in range(40):
+        rng = random.Random(number)
+        candidates = []
+        for count in rng.sample(counts, len(counts)):
+            words = rng.sample(LIKED, count) + [w for w in DECOYS if rng.random() < 0.5]
+            text = f"Answer {number}: {' '.join(rng.sample(words, len(words)))}."
+            named = f"c{number}-{count}"
+            candidates.append({"candidate_id": named, "text": text, "rank": len(counts) - count})
+        prompt = [{"role": "user", "content": f"What is number {number}?"}]
+        line = {"prompt_id": f"p{number}", "prompt": prompt, "candidates": candidates}
+        lines.append(json.dumps(line))
+    (workspace.data / "words.jsonl").write_text("\n".join(lines) + "\n")
+    source = {"description": "Counted words.", "licence": "none", "reader": "ranked-prompts"}
+    source |= {"path": "data/words.jsonl", "fields": ["prompt_id", "prompt", "candidates"]}
+    (workspace.sources / "words.yaml").write_text(yaml.safe_dump(source))
+    search = {"backend": "openai", "generations": 2, "population_size": 3}
+    body = {"extends": "tour", "search": search, "dataset": {"ranked": {"source": "words"}}}
+    (workspace.experiments / "better.yaml").write_text(yaml.safe_dump(body))
+
+
 def test_a_better_rubric_replaces_the_incumbent_with_the_comparison_beside_it(
     workspace: Workspace, endpoint: Simulator
 ) -> None:
-    search = {"backend": "openai", "generations": 1, "population_size": 3}
-    ranked = {"source": "tour", "limit": 32}
-    body = {"extends": "tour", "search": search, "dataset": {"ranked": ranked}}
-    (workspace.experiments / "better.yaml").write_text(yaml.safe_dump(body))
+    ranked_by_words(workspace)
     with registered_instance(workspace, ["better"]):
         pass
     spec = read_experiment(workspace.experiments, "better")
     first = [make(workspace, spec, name)[0] for name in RUBRIC_STAGES][-1]
-    endpoint.vocabulary = (*LIKED, "and")
+    endpoint.vocabulary = (*LIKED, DECOYS[0])
     metadata = researched(workspace, asked_on(workspace, MONDAY)["better"])
     best = ArtifactStore(workspace.runs).current("better", "best_rubric")
     assert best.digest != first.digest

@@ -81,8 +81,20 @@ def test_the_tour_without_a_model(workspace):
     assert heldout["agreement"]["pairs"] == heldout["initial"]["pairs"]
     summary = (best.path / "summary.md").read_text()
     assert rubric.criteria[0].text in summary
+    listed = json.loads(best.file("criteria.json").read_text())
+    assert [c["text"] for c in listed] == [
+        c.text for c in sorted(rubric.criteria, key=lambda c: -c.weight)
+    ]
+    assert sum(c["weight"] for c in listed) == pytest.approx(1)
+    shown = [c["example"] for c in listed if c["example"]]
+    assert shown
+    for example in shown:
+        assert example["better_grade"] > example["worse_grade"]
+        assert example["better_score"] > example["worse_score"]
+        assert example["better"] in summary and example["worse"] in summary
     for artifact in (population, best):
-        assert (artifact.path / "plot.png").stat().st_size < 150_000
+        assert 5_000 < (artifact.path / "plot.png").stat().st_size < 200_000
+        assert not (artifact.path / "log").exists()
         assert artifact.manifest.cost.llm_calls == 0
 
 
@@ -123,6 +135,11 @@ def test_a_run_budget_stops_and_the_next_run_goes_on(workspace, simulator):
     assert simulator.repeated() == []
     assert simulator.received == simulator.answered
     assert population.manifest.cost.llm_calls > 0
+    ledger = json.loads(population.file("log/ledger.json").read_text())
+    assert [line["calls"] for line in ledger] == sorted(line["calls"] for line in ledger)
+    assert len(ledger) == population.manifest.metrics["generations"].value + 1
+    assert ledger[-1]["calls"] == population.manifest.cost.llm_calls
+    assert (population.path / "log/costs.png").stat().st_size < 200_000
     assert best.manifest.cost.llm_calls > 0
     everything = "".join(p.read_text(errors="replace") for p in population.path.rglob("*.json"))
     assert simulator.key not in everything

@@ -1,4 +1,4 @@
-"""What a search writes: the population, the output JSON that covers every prompt, summary and plot.
+"""What a search writes: the population and the output JSON that covers every prompt.
 
 Nothing here holds a time, a machine or a key, so the same search makes the same bytes; when and
 where it ran stands in the manifest.
@@ -7,7 +7,7 @@ where it ran stands in the manifest.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,8 +24,6 @@ from reward_harness.rubrics.search.evaluation import Evaluator
 from reward_harness.rubrics.search.session import SearchResult, SearchSession
 from reward_harness.rubrics.search.state import Member, Round, SearchState
 from reward_harness.rubrics.types import Rubric
-
-COLORS = ("#3b6ea5", "#d1742f", "#5b8c5a")
 
 
 class UnitResult(Frozen):
@@ -222,26 +220,3 @@ def by_generation(history: Sequence[Round]) -> list[tuple[int, float, float, flo
             agreed = float(np.mean(agreement)) if agreement else None
             found.append((generation, float(np.mean(best)), float(np.mean(mean)), agreed))
     return found
-
-
-def plot_history(history: Sequence[Round], path: Path) -> None:
-    """Objective of best and mean member, and pair agreement of the best, by generation."""
-    import matplotlib as mpl
-    from matplotlib.figure import Figure
-
-    rows = by_generation(history)
-    generations = [row[0] for row in rows]
-    with mpl.rc_context({"font.size": 9}):
-        figure = Figure(figsize=(6.4, 3.2), dpi=110, layout="constrained")
-        axes = figure.subplots()
-        curves: Mapping[str, list[float]] = {
-            "objective, best": [row[1] for row in rows],
-            "objective, mean": [row[2] for row in rows],
-            "pair agreement of the best": [np.nan if r[3] is None else r[3] for r in rows],
-        }
-        for (label, values), color in zip(curves.items(), COLORS, strict=True):
-            axes.plot(generations, values, marker="o", markersize=3, label=label, color=color)
-        axes.set(xlabel="generation", title="Rubric search, on its own prompts")
-        axes.spines[["top", "right"]].set_visible(False)
-        axes.legend(frameon=False)
-        figure.savefig(path, metadata={"Software": None})

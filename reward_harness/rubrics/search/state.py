@@ -114,6 +114,7 @@ class SearchState(Frozen):
     compared: int = 0
     inconsistent: int = 0
     spent: Spent = Spent()
+    ledger: tuple[Spent, ...] = Field(default=(), description="spent at the end of each generation")
 
 
 def archived(
