@@ -40,6 +40,8 @@ from reward_harness.spec import (
 
 Scalar = str | int | float | bool | None
 Override = Any
+MEASURE = re.compile(r"[a-z0-9_]+\.[A-Za-z0-9_]+(\|[A-Za-z0-9_]+)*")
+"""``<stage>.<metric>``; of several metrics, a member's first one counts (``ppo_kl|grpo_kl``)."""
 MEMBER_KEY = re.compile(r"^(?P<study>.+?)--(?P<variant>.+)--s(?P<seed>\d+)$")
 
 
@@ -78,8 +80,8 @@ class StudySpec(Frozen):
         more = [self.curve.measure] if self.curve else []
         more += [self.front.first, self.front.second] if self.front else []
         for measure in [*self.measures, *more]:
-            if not re.fullmatch(r"[a-z0-9_]+\.[A-Za-z0-9_]+", measure):
-                raise ValueError(f"measure {measure!r} is not `<stage>.<metric>`")
+            if not MEASURE.fullmatch(measure):
+                raise ValueError(f"measure {measure!r} is not `<stage>.<metric>[|<metric>…]`")
         return self
 
     @property

@@ -24,7 +24,14 @@ settings.load_profile("busy_machine")
 REPOSITORY = Path(__file__).resolve().parents[1]
 
 
-SHIPPED = ("data/experiments", "data/sources", "data/tour", "data/attacks", "prompts")
+SHIPPED = (
+    "data/experiments",
+    "data/studies",
+    "data/sources",
+    "data/tour",
+    "data/attacks",
+    "prompts",
+)
 
 
 def copy_project(root: Path) -> Workspace:

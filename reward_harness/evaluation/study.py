@@ -123,9 +123,16 @@ def study_results(
         missing=tuple(
             member.key
             for member in members
-            if not any(name in found.get(member.key, {}) for name in study.all_measures)
+            if not any(metric_of(found.get(member.key, {}), m) for m in study.all_measures)
         ),
     )
+
+
+def metric_of(metrics: Metrics, measure: str) -> Metric | None:
+    """The measure of one member: the first of its named metrics that the member has."""
+    stage, _, names = measure.partition(".")
+    present = (metrics.get(f"{stage}.{name}") for name in names.split("|"))
+    return next((metric for metric in present if metric is not None), None)
 
 
 def over_seeds(values: Sequence[float], confidence: float = CONFIDENCE) -> Interval:
@@ -202,7 +209,7 @@ def _rows(
 ) -> list[VariantMeasure]:
     by_variant: dict[str, dict[int, Metric]] = {}
     for member in members:
-        metric = found.get(member.key, {}).get(measure)
+        metric = metric_of(found.get(member.key, {}), measure)
         if metric is not None:
             by_variant.setdefault(member.variant, {})[member.seed] = metric
     base = by_variant.get(baseline, {})
@@ -256,8 +263,9 @@ def _curve_of(
         x = member.overrides.get(curve.x)
         if x is None and curve.x in metrics:
             x = metrics[curve.x].value
-        if x is not None and curve.measure in metrics:
-            points.append((float(x), metrics[curve.measure].value))
+        y = metric_of(metrics, curve.measure)
+        if x is not None and y is not None:
+            points.append((float(x), y.value))
     try:
         floor, scale, exponent = power_law(points, curve.floor)
     except DataError as error:

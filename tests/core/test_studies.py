@@ -7,7 +7,18 @@ from pathlib import Path
 import pytest
 
 from reward_harness.errors import SpecError
-from reward_harness.studies import StudySpec, expand, member_spec, read_study, slug
+from reward_harness.experiments import find_experiment, members_of
+from reward_harness.studies import (
+    StudySpec,
+    expand,
+    member_spec,
+    read_study,
+    slug,
+    study_names,
+)
+from reward_harness.workspace import Workspace
+
+SHIPPED = Workspace(Path(__file__).resolve().parents[2])
 
 BASE = """\
 dataset:
@@ -65,3 +76,49 @@ def test_override_that_does_not_exist_is_an_error(folder: Path) -> None:
     study = StudySpec(name="s", base="base", grid={"policy.ppo.klt": [1]}, seeds=[1])
     with pytest.raises(SpecError, match=r"policy\.ppo\.klt"):
         member_spec(folder, study, expand(study)[0])
+
+
+def test_named_variants_cross_the_grid_and_a_later_override_refines_an_earlier(
+    folder: Path,
+) -> None:
+    (folder / "both.yaml").write_text(
+        "base: base\nvariants: {long: {policy.ppo: {max_steps: 9}}, none: {policy.ppo: null}}\n"
+        "grid: {policy.sft.max_steps: [1, 2]}\nseeds: [3]\n"
+    )
+    study = read_study(folder, "both")
+    members = expand(study)
+    assert [m.variant for m in members] == [
+        f"{name}-max-steps-{steps}" for name in ("long", "none") for steps in (1, 2)
+    ]
+    long, none = (member_spec(folder, study, members[number]) for number in (1, 3))
+    assert long.policy.ppo is not None and long.policy.ppo.max_steps == 9
+    assert long.policy.sft is not None and long.policy.sft.max_steps == 2
+    assert none.policy.ppo is None
+
+
+def test_a_study_extends_another(folder: Path) -> None:
+    (folder / "wide.yaml").write_text("extends: kl\nseeds: [5]\n")
+    study = read_study(folder, "wide")
+    assert (study.base, study.seeds, study.grid["policy.ppo.kl_target"]) == ("base", [5], [1.5, 3])
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("baseline: other\n", r"no variant of this study.*got 'other'.*expected one of: kl-init"),
+        ("measures: [reward]\n", "not `<stage>.<metric>"),
+        ("sedes: [1]\n", "unknown field 'sedes'"),
+    ],
+)
+def test_a_bad_study_is_one_error(folder: Path, text: str, message: str) -> None:
+    (folder / "bad.yaml").write_text(f"extends: kl\n{text}")
+    with pytest.raises(SpecError, match=message):
+        read_study(folder, "bad")
+
+
+@pytest.mark.parametrize("name", study_names(SHIPPED.studies))
+def test_every_shipped_study_has_members_that_are_experiments(name: str) -> None:
+    study = read_study(SHIPPED.studies, name)
+    specs = [spec for _, spec in members_of(SHIPPED, study)]
+    assert study.status == "available" and study.measures
+    assert find_experiment(SHIPPED, specs[-1].key) == specs[-1]

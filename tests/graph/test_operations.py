@@ -1,0 +1,121 @@
+"""Sensors on a real instance, and a study from its file to its report."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+
+import dagster as dg
+import pytest
+
+from harness_assets.graph import EXPERIMENTS, STUDIES
+from harness_jobs.sensors import deployed_rubric_drift, experiment_registry
+from harness_resources.store import Store
+from reward_harness.store import ArtifactStore
+from reward_harness.workspace import Workspace
+from tests.graph.conftest import instance_of
+
+STUDY = """\
+base: smoke
+description: Does it matter how many rubrics a generation has?
+variants:
+  few: {search.population_size: 2}
+  more: {search.population_size: 4}
+seeds: [7, 8]
+measures: [best_rubric.heldout_agreement]
+"""
+
+
+@pytest.fixture
+def instance(workspace: Workspace) -> Iterator[dg.DagsterInstance]:
+    workspace.dagster_home.mkdir(parents=True, exist_ok=True)
+    with instance_of(workspace) as opened:
+        yield opened
+
+
+def tick(instance: dg.DagsterInstance, sensor: dg.SensorDefinition) -> dg.SensorResult:
+    """One evaluation; the partitions that it asks for are added, as the daemon does."""
+    context = dg.build_sensor_context(instance=instance, resources={"store": Store()})
+    found = sensor(context)
+    assert isinstance(found, dg.SensorResult)
+    for request in found.dynamic_partitions_requests or []:
+        assert isinstance(request, dg.AddDynamicPartitionsRequest)
+        instance.add_dynamic_partitions(request.partitions_def_name, list(request.partition_keys))
+    return found
+
+
+def partitions(instance: dg.DagsterInstance, of: dg.DynamicPartitionsDefinition) -> set[str]:
+    return set(instance.get_dynamic_partitions(str(of.name)))
+
+
+def test_a_new_file_is_a_partition_and_a_bad_one_is_told_and_hides_nothing(
+    workspace: Workspace, instance: dg.DagsterInstance
+) -> None:
+    (workspace.experiments / "mine.yaml").write_text("extends: smoke\n")
+    (workspace.experiments / "broken.yaml").write_text("extends: smoke\npolicyy: 3\n")
+    found = tick(instance, experiment_registry)
+    assert {"mine", "smoke"} <= partitions(instance, EXPERIMENTS)
+    assert "broken" not in partitions(instance, EXPERIMENTS)
+    assert "mine" in {request.partition_key for request in found.run_requests or []}
+    again = tick(instance, experiment_registry)
+    assert not again.dynamic_partitions_requests
+    assert [r.run_key for r in again.run_requests or []] == [
+        r.run_key for r in found.run_requests or []
+    ], "the sections were not recorded, so that the same request stands; its key deduplicates it"
+
+
+def test_an_edit_asks_for_the_sections_under_another_run_key(
+    workspace: Workspace, instance: dg.DagsterInstance
+) -> None:
+    def key_of() -> str:
+        found = tick(instance, experiment_registry)
+        return next(str(r.run_key) for r in found.run_requests or [] if r.partition_key == "mine")
+
+    (workspace.experiments / "mine.yaml").write_text("extends: smoke\n")
+    first = key_of()
+    (workspace.experiments / "mine.yaml").write_text("extends: smoke\nseed: 9\n")
+    assert key_of() != first
+
+
+def test_an_active_study_makes_its_members_partitions_and_starts_no_run(
+    workspace: Workspace, instance: dg.DagsterInstance
+) -> None:
+    (workspace.studies / "sizes.yaml").write_text(STUDY)
+    found = tick(instance, experiment_registry)
+    members = {f"sizes--{variant}--s{seed}" for variant in ("few", "more") for seed in (7, 8)}
+    assert members <= partitions(instance, EXPERIMENTS)
+    assert partitions(instance, STUDIES) == {"sizes"}, "shipped studies wait until they are asked"
+    assert not members & {request.partition_key for request in found.run_requests or []}
+
+
+def test_nothing_deployed_is_no_drift(workspace: Workspace, instance: dg.DagsterInstance) -> None:
+    context = dg.build_sensor_context(instance=instance, resources={"store": Store()})
+    found = deployed_rubric_drift(context)
+    assert isinstance(found, dg.SkipReason)
+    assert "every deployment serves the newest reward" in str(found.skip_message)
+
+
+@pytest.mark.slow
+@pytest.mark.xdist_group("graph")
+@pytest.mark.timeout(600)
+def test_a_study_runs_its_members_and_reports(
+    workspace: Workspace, harness: Callable[..., str]
+) -> None:
+    (workspace.studies / "sizes.yaml").write_text(STUDY)
+    stages = "ranked_prompts,rubric_population,best_rubric"
+    output = harness("study", "run", "sizes", "--stages", stages)
+    report = ArtifactStore(workspace.runs).current("sizes", "study_report")
+    assert report is not None, output
+    results = json.loads(report.file("report.json").read_bytes())
+    assert results["missing"] == []
+    few, more = results["rows"]
+    assert [len(row["by_seed"]) for row in (few, more)] == [2, 2]
+    made = [
+        ArtifactStore(workspace.runs).current(f"sizes--more--s{seed}", "best_rubric")
+        for seed in (7, 8)
+    ]
+    assert [value["value"] for value in more["by_seed"]] == pytest.approx(
+        [a.manifest.metrics["heldout_agreement"].value for a in made if a is not None]
+    )
+    assert "sizes" in harness("study", "list")
+    assert "population_size=4" in harness("study", "show", "sizes")
