@@ -49,6 +49,7 @@ class Gateway:
         endpoint: Endpoint,
         caps: Caps | None = None,
         *,
+        key: str | None = None,
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
@@ -57,7 +58,7 @@ class Gateway:
         self.endpoint = endpoint
         self.caps = caps or Caps()
         self.usage = Usage()
-        self._key = read_key(endpoint)
+        self._key = key or read_key(endpoint)
         self._sleep, self._clock = sleep, clock
         self._connection = Connection(endpoint, self._key)
         self._limits = limits_at(endpoint.base_url.rstrip("/"))

@@ -70,9 +70,9 @@ def _placed(model: PreTrainedModel, device: str) -> PreTrainedModel:
     return model.eval()
 
 
-def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
+def load_tokenizer(folder: Path, *, trust_remote_code: bool = False) -> PreTrainedTokenizerBase:
     """The folder's tokenizer, never with the end token as padding."""
-    tokenizer = AutoTokenizer.from_pretrained(folder)
+    tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=trust_remote_code)
     if tokenizer.pad_token_id is None or tokenizer.pad_token_id == tokenizer.eos_token_id:
         tokenizer.pad_token = tokenizer.convert_ids_to_tokens(PAD_ID)
     return tokenizer

@@ -203,9 +203,15 @@ class RewardModel(nn.Module):
         self, conversations: Sequence[Turns], batch_tokens: int = SCORE_BATCH_TOKENS
     ) -> list[float]:
         """A score for each conversation, in order."""
+        return [score for score, _ in self.score_counted(conversations, batch_tokens)]
+
+    def score_counted(
+        self, conversations: Sequence[Turns], batch_tokens: int = SCORE_BATCH_TOKENS
+    ) -> list[tuple[float, int]]:
+        """``(score, tokens read)`` of each conversation, in order."""
         encoded = [self.encode(conversation) for conversation in conversations]
         scores = self._in_batches(encoded, batch_tokens, self.forward)
-        return [float(score) for score in scores]
+        return [(float(score), len(row.ids)) for score, row in zip(scores, encoded, strict=True)]
 
     def pooled_features(
         self, encoded: Sequence[EncodedConversation], batch_tokens: int = SCORE_BATCH_TOKENS

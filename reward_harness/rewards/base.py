@@ -2,22 +2,29 @@
 
 A scorer answers ``Scored``, ``Abstained`` (it has no opinion) or ``Failed`` (it could not be
 asked): never 0.0 in place of a missing score, because a 0.0 becomes a training label. A subclass
-implements ``score_batch_results``; one that chooses by prompt id overrides ``score_items``.
+implements ``score_batch_results``, or just ``score`` of one conversation; one that chooses by
+prompt id overrides ``score_items``.
 
     >>> rm.score([{"role": "user", "content": "2+2?"}, {"role": "assistant", "content": "4"}])
     0.75
+    >>> rm.score(prompt="2+2?", response="4")
+    0.75
+
+The logger ``reward_harness`` tells at DEBUG what was asked of which reward, never a text.
 """
 
 from __future__ import annotations
 
 import asyncio
+import logging
 import math
-from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, cast, overload
 
 from reward_harness.errors import ScoringError
+
+logger = logging.getLogger("reward_harness")
 
 Conversation = Sequence[Mapping[str, str]]
 """``[{role, content}, …]``; the last message is the assistant's, and is what gets scored."""
@@ -130,26 +137,49 @@ def finite(result: ScoreResult) -> ScoreResult:
     return result
 
 
-class BaseRM(ABC):
-    """A reward: subclasses implement ``score_batch_results`` only.
+def logistic(value: float) -> float:
+    """1 / (1 + e⁻ˣ), without overflow."""
+    if value >= 0:
+        return 1 / (1 + math.exp(-value))
+    return math.exp(value) / (1 + math.exp(value))
+
+
+class BaseRM:
+    """A reward: a subclass implements ``score_batch_results``, or ``score`` of one conversation.
 
     Attributes:
         artifact_id: name of the artifact this reward was loaded from.
-        digest: the artifact's digest; what a served reward is recognised by.
+        digest: what a reward is recognised by, in a deployment and in a cache: the artifact's
+            digest, or that of all its scores depend on; None where that is not known.
         pace: what a server does with it: ``instant`` is computed on the spot, ``batched`` is
-        cheaper
-            for many at once, ``waiting`` mostly waits for somebody else.
+            cheaper for many at once, ``waiting`` mostly waits for somebody else.
     """
 
     artifact_id: str | None = None
     digest: str | None = None
     pace: Pace = "waiting"
 
-    @abstractmethod
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        own = cls.score_batch_results is not BaseRM.score_batch_results
+        if not own and cls.score is BaseRM.score:
+            raise TypeError(f"{cls.__name__} implements neither score_batch_results nor score")
+
     def score_batch_results(
         self, batch: Sequence[Conversation], batch_size: int = 32, progress: bool = False
     ) -> list[ScoreResult]:
         """One result for each conversation, in order; a bad item never fails the batch."""
+        return only_valid(batch, lambda valid: [self._by_rule(c) for c in valid])
+
+    def _by_rule(self, conversation: Conversation) -> ScoreResult:
+        """The result of a subclass that only says how one conversation is scored."""
+        try:
+            value: Any = self.score(conversation)
+        except ScoringError as error:
+            return Failed(str(error))
+        if value is None:
+            return Abstained(f"{type(self).__name__} gave no score")
+        return Scored(float(value))
 
     def score_items(self, items: Sequence[Item], batch_size: int = 32) -> list[ScoreResult]:
         """As ``score_batch_results``, for a reward that can choose by the prompt's id."""
@@ -158,8 +188,13 @@ class BaseRM(ABC):
     def score_batch(
         self, batch: Sequence[Conversation], batch_size: int = 32, progress: bool = False
     ) -> list[float | None]:
-        """Scores in order; None where there is none."""
-        results = self.score_batch_results(batch, batch_size, progress)
+        """Scores in order; None where there is none. ``progress`` logs each ``batch_size`` done."""
+        results: list[ScoreResult] = []
+        step = max(1, batch_size if progress else len(batch))
+        for start in range(0, len(batch), step):
+            results += self._asked(batch[start : start + step], batch_size)
+            if progress:
+                logger.info("scored %d of %d conversations", len(results), len(batch))
         return [r.value if isinstance(r, Scored) else None for r in results]
 
     @overload
@@ -176,15 +211,35 @@ class BaseRM(ABC):
     def score(
         self, messages: Sequence[Conversation], return_details: Literal[True]
     ) -> list[tuple[float, dict[str, Any]]]: ...
-    def score(self, messages: Any, return_details: bool = False) -> Any:
+    @overload
+    def score(
+        self,
+        *,
+        prompt: str | Conversation,
+        response: str,
+        return_details: Literal[False] = False,
+    ) -> float: ...
+    @overload
+    def score(
+        self, *, prompt: str | Conversation, response: str, return_details: Literal[True]
+    ) -> tuple[float, dict[str, Any]]: ...
+    def score(
+        self,
+        messages: Any = None,
+        return_details: bool = False,
+        *,
+        prompt: str | Conversation | None = None,
+        response: str | None = None,
+    ) -> Any:
         """Score one conversation (a float) or a list of them (a list); ``ScoringError`` where there
         is no score.
 
-        With ``return_details`` each score becomes ``(score, details)``.
+        ``prompt=`` and ``response=`` are short for a conversation of these two. With
+        ``return_details`` each score becomes ``(score, details)``.
         """
-        single = bool(messages) and isinstance(messages[0], Mapping)
-        results = self.score_batch_results([messages] if single else messages)
-        scored = [self.require(result) for result in results]
+        asked = _one_way(messages, prompt, response)
+        single = bool(asked) and isinstance(asked[0], Mapping)
+        scored = [self.require(result) for result in self._asked([asked] if single else asked)]
         found: list[Any] = [
             (s.value, self.details(s)) if return_details else s.value for s in scored
         ]
@@ -192,9 +247,25 @@ class BaseRM(ABC):
 
     async def ascore(self, messages: Any, return_details: bool = False) -> Any:
         """``score`` off the event loop; subclasses that wait for a network do better."""
-        return await asyncio.to_thread(cast("Any", self.score), messages, return_details)
+        if return_details:
+            return await asyncio.to_thread(cast("Any", self.score), messages, return_details=True)
+        return await asyncio.to_thread(cast("Any", self.score), messages)
 
-    def close(self) -> None:  # noqa: B027  most rewards hold nothing open
+    def score_steps(
+        self, prompt: str | Conversation, response: str, step_delimiter: str = "\n\n"
+    ) -> list[float]:
+        """One score for each step of ``response``; ``ScoringError`` if this reward has none."""
+        raise ScoringError(
+            "this reward scores whole responses, not steps",
+            where=self.artifact_id or type(self).__name__,
+            fix="Load a process reward model, or wrap this one: ProcessRM(PrefixSteps(rm)).",
+        )
+
+    def identity(self) -> str | None:
+        """Digest of all that the scores depend on, or None where that is not known."""
+        return self.digest
+
+    def close(self) -> None:
         """Let go of connections and files; the reward is not used again."""
 
     def require(self, result: ScoreResult) -> Scored:
@@ -206,3 +277,26 @@ class BaseRM(ABC):
     def details(self, scored: Scored) -> dict[str, Any]:
         """What ``return_details`` hands out beside the value."""
         return {"artifact_id": self.artifact_id, **scored.details}
+
+    def _asked(self, batch: Sequence[Conversation], batch_size: int = 32) -> list[ScoreResult]:
+        results = self.score_batch_results(batch, batch_size)
+        without = sum(not isinstance(result, Scored) for result in results)
+        logger.debug(
+            "%s %s: %d scored, %d without a score",
+            type(self).__name__,
+            self.artifact_id or "",
+            len(results) - without,
+            without,
+        )
+        return results
+
+
+def _one_way(messages: Any, prompt: str | Conversation | None, response: str | None) -> Any:
+    """What is to be scored, given either as messages or as prompt and response."""
+    if (messages is None) == (response is None) or (prompt is not None) != (response is not None):
+        raise ScoringError(
+            "nothing to score, or two things", expected="messages, or prompt= and response="
+        )
+    if messages is not None:
+        return messages
+    return conversation_of(cast("str | Conversation", prompt), cast("str", response))

@@ -1,22 +1,27 @@
 """``ClassifierRM``: a trained reward head (Bradley-Terry or regression) as a reward.
 
 The model does its own tokenisation, truncation and length-sorted batching
-(``reward_harness.models.reward_head``); torch is imported when a model is loaded, not with this
-module.
+(``reward_harness.models.reward_head`` for the project's, ``outcome_model`` for published ones);
+torch is imported when a model is loaded, not with this module.
 """
 
 from __future__ import annotations
 
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Protocol
 
 from reward_harness.rewards.base import BaseRM, Conversation, Scored, ScoreResult, only_valid
 
-if TYPE_CHECKING:
-    from reward_harness.models.reward_head import RewardModel
+
+class OutcomeScorer(Protocol):
+    """A model that gives each conversation one number."""
+
+    def score_counted(self, conversations: Sequence[Conversation]) -> list[tuple[float, int]]:
+        """``(score, tokens read)`` of each conversation, in order."""
+        ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,9 +41,10 @@ class ClassifierRM(BaseRM):
 
     pace = "batched"
 
-    def __init__(self, model: RewardModel, normalization: Normalization | None = None) -> None:
+    def __init__(self, model: OutcomeScorer, normalization: Normalization | None = None) -> None:
         self.model = model
         self.normalization = normalization or Normalization()
+        self.identify: Callable[[], str | None] = lambda: None
         self._turn = threading.Lock()
 
     @classmethod
@@ -58,12 +64,18 @@ class ClassifierRM(BaseRM):
         """
         return only_valid(batch, self._forward)
 
-    def _raw(self, batch: list[Conversation]) -> list[float]:
-        """Logits in order; equal conversations (the sides of many pairs) are computed once."""
+    def identity(self) -> str | None:
+        """The artifact's digest, or what ``identify`` tells of the model."""
+        return self.digest or self.identify()
+
+    def _raw(self, batch: list[Conversation]) -> list[tuple[float, int]]:
+        """Logits and tokens, in order; equal conversations (the sides of many pairs) are computed
+        once.
+        """
         keys = [tuple((m["role"], m["content"]) for m in conversation) for conversation in batch]
         unique = dict(zip(keys, batch, strict=True))
         with self._turn:
-            values = self.model.score_conversations(list(unique.values()))
+            values = self.model.score_counted(list(unique.values()))
         by_key = dict(zip(unique, values, strict=True))
         return [by_key[key] for key in keys]
 
@@ -76,7 +88,8 @@ class ClassifierRM(BaseRM):
                 {
                     "raw_logits": [value],
                     "normalized_score": (value - self.normalization.mean) / scale,
+                    "tokens_scored": tokens,
                 },
             )
-            for value in values
+            for value, tokens in values
         ]

@@ -12,6 +12,7 @@ import statistics
 from collections.abc import Sequence
 
 from reward_harness.errors import SpecError
+from reward_harness.hashing import digest_json
 from reward_harness.rewards.base import (
     Abstained,
     BaseRM,
@@ -21,7 +22,6 @@ from reward_harness.rewards.base import (
     Pace,
     Scored,
     ScoreResult,
-    reason_of,
 )
 
 SLOWEST_FIRST: tuple[Pace, ...] = ("waiting", "batched", "instant")
@@ -43,7 +43,7 @@ class EnsembleRM(BaseRM):
             )
         self.members = tuple(members)
         self.penalty = penalty
-        self.pace = next(pace for pace in SLOWEST_FIRST if pace in {rm.pace for rm, _ in members})
+        self.pace = slowest([rm for rm, _ in members])
 
     def score_batch_results(
         self, batch: Sequence[Conversation], batch_size: int = 32, progress: bool = False
@@ -56,18 +56,37 @@ class EnsembleRM(BaseRM):
         columns = [member.score_items(items, batch_size) for member, _ in self.members]
         return [self._combine(row) for row in zip(*columns, strict=True)]
 
+    def identity(self) -> str | None:
+        """The artifact's digest, or that of members, weights and penalty."""
+        inner = [(member.identity(), weight) for member, weight in self.members]
+        if self.digest is not None or any(name is None for name, _ in inner):
+            return self.digest
+        return digest_json(["ensemble", inner, self.penalty])
+
+    def close(self) -> None:
+        """Close the members."""
+        for member, _ in self.members:
+            member.close()
+
     def _combine(self, row: Sequence[ScoreResult]) -> ScoreResult:
         values = [result.value for result in row if isinstance(result, Scored)]
         if len(values) < len(row):
-            return self._missing(row)
+            return missing(row)
         weights = [weight for _, weight in self.members]
         mean = sum(w * v for w, v in zip(weights, values, strict=True)) / sum(weights)
         spread = statistics.stdev(values) if len(values) > 1 else 0.0
         return Scored(mean - self.penalty * spread, {"members": values, "std": spread})
 
-    def _missing(self, row: Sequence[ScoreResult]) -> ScoreResult:
-        failed = next((result for result in row if isinstance(result, Failed)), None)
-        if failed is not None:
-            return failed
-        silent = next(result for result in row if isinstance(result, Abstained))
-        return Abstained(reason_of(silent))
+
+def slowest(rewards: Sequence[BaseRM]) -> Pace:
+    """The pace of rewards that are asked together."""
+    paces = {rm.pace for rm in rewards}
+    return next(pace for pace in SLOWEST_FIRST if pace in paces)
+
+
+def missing(row: Sequence[ScoreResult]) -> ScoreResult:
+    """The result of a whole of which at least one part has no score."""
+    failed = next((result for result in row if isinstance(result, Failed)), None)
+    if failed is not None:
+        return failed
+    return Abstained(next(r.reason for r in row if isinstance(r, Abstained)))

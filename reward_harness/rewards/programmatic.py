@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Literal
 
+from reward_harness.hashing import digest_json
 from reward_harness.rewards.base import BaseRM, Conversation, Scored, ScoreResult, only_valid
 from reward_harness.rubrics.wording import HOLLOW_OPENER
 
@@ -43,7 +44,12 @@ class ProgrammaticRM(BaseRM):
     pace = "instant"
 
     def __init__(self, rule: Literal["binary", "continuous"] | Rule = "continuous") -> None:
+        self.name = rule if isinstance(rule, str) else None
         self.rule = RULES[rule] if isinstance(rule, str) else rule
+
+    def identity(self) -> str | None:
+        """Digest of a rule that has a name; a function's content is not known."""
+        return self.name and digest_json(["rule", self.name, WORD_LIMIT])
 
     def score_batch_results(
         self, batch: Sequence[Conversation], batch_size: int = 32, progress: bool = False

@@ -65,6 +65,7 @@ def test_details_hold_the_logit_and_the_normalized_score(model_folder: Path):
     value, details = rm.score(CHATS[0], return_details=True)
     assert details["raw_logits"] == [value]
     assert details["normalized_score"] == pytest.approx((value - 1.0) / 2.0)
+    assert details["tokens_scored"] == len(rm.model.encode(CHATS[0]).ids)
 
 
 def test_a_bad_conversation_fails_alone(model_folder: Path):
@@ -75,9 +76,9 @@ def test_a_bad_conversation_fails_alone(model_folder: Path):
 
 def test_equal_conversations_are_computed_once(model_folder: Path, monkeypatch):
     rm = ClassifierRM.load(model_folder)
-    expected, sizes, forward = rm.score(CHATS), [], rm.model.score_conversations
+    expected, sizes, forward = rm.score(CHATS), [], rm.model.score_counted
     monkeypatch.setattr(
-        rm.model, "score_conversations", lambda batch: sizes.append(len(batch)) or forward(batch)
+        rm.model, "score_counted", lambda batch: sizes.append(len(batch)) or forward(batch)
     )
     assert rm.score([*CHATS, *reversed(CHATS)]) == pytest.approx(
         [*expected, *reversed(expected)], abs=1e-6
