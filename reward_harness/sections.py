@@ -19,6 +19,28 @@ from reward_harness.search_sections import SearchConfig as SearchConfig
 Fraction = float
 
 
+class ConfidenceFilter(Frozen):
+    """Which preference pairs are clear enough to train on; ``data.confidence`` says how."""
+
+    by: Literal["proxy", "margin"] = "proxy"
+    keep: Fraction | None = Field(default=None, gt=0, le=1, description="top share of the pairs")
+    threshold: float | None = Field(default=None, ge=0, description="or all that reach this")
+    stratify: Literal["none", "source", "length"] = "none"
+
+    @model_validator(mode="after")
+    def _one_rule(self) -> ConfidenceFilter:
+        if (self.keep is None) == (self.threshold is None):
+            raise ValueError("give either keep or threshold")
+        return self
+
+
+class MixPart(Frozen):
+    """Another source and its share of the mixture, as a weight."""
+
+    source: str
+    weight: float = Field(gt=0)
+
+
 class SourceUse(Frozen):
     """A dataset source (``data/sources/<source>.yaml``) and how much of it to take."""
 
@@ -26,6 +48,11 @@ class SourceUse(Frozen):
     limit: int | None = Field(default=None, ge=1, description="first N prompts in the seeded order")
     pairs: Literal["all", "adjacent"] = Field(
         default="all", description="which ranked candidates become pairs, where a stage needs pairs"
+    )
+    weight: float = Field(default=1.0, gt=0, description="of this source in a mixture")
+    mix: list[MixPart] = Field(default_factory=list[MixPart], description="further sources")
+    confidence: ConfidenceFilter | None = Field(
+        default=None, description="for preferences: which training pairs are kept"
     )
 
 
@@ -117,6 +144,13 @@ class GateThresholds(Frozen):
     max_length_padding_std: float = 0.1
     max_injection_rise: float = Field(default=0.0, description="upper bound of the mean rise")
     max_unscored_share: Fraction = 0.02
+    min_swap_consistency: Fraction = Field(
+        default=0.8, description="held-out pairs that the judge decides alike in both orders"
+    )
+    incumbent: str | None = Field(
+        default=None,
+        description="experiment/rm_artifact/digest whose held-out agreement must be exceeded too",
+    )
     heldout_prompts: int = Field(default=256, ge=2, description="test prompts scored for agreement")
     attacked_responses: int = Field(
         default=48, ge=2, description="responses each attack is tried on"
@@ -222,6 +256,9 @@ class DPOSection(OptimSpec):
     learning_rate: float = 1e-4
     beta: float = Field(default=0.1, gt=0)
     max_length: int = Field(default=256, ge=8)
+    reference: Literal["model", "precomputed"] = Field(
+        default="model", description="ask the reference at each step, or once before the first"
+    )
 
 
 class HackingSpec(Frozen):
@@ -334,7 +371,11 @@ class ComputeSection(Frozen):
     """Where and how precisely training runs."""
 
     device: Literal["auto", "cpu", "cuda"] = "auto"
-    launcher: Literal["inline", "local"] = "local"
+    launcher: Literal["inline", "local", "accelerate"] = "local"
+    processes: int = Field(default=1, ge=1, description="of the launcher `accelerate`: SFT, DPO")
+    sharding: Literal["replicated", "full_shard"] = Field(
+        default="replicated", description="each process holds the model (DDP) or a part (FSDP2)"
+    )
     train_dtype: Literal["float32", "bfloat16"] = "float32"
     generation_dtype: Literal["float32", "bfloat16"] = "float32"
     threads: int | None = Field(default=None, ge=1)

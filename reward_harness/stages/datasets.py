@@ -10,10 +10,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import TypeVar
 
 from reward_harness.data import sources
+from reward_harness.data.confidence import confidences, keep_confident, length_stratum
 from reward_harness.data.describe import DatasetStats, describe, metrics_of, summary_of, texts_of
 from reward_harness.data.files import write_lines, write_records
+from reward_harness.data.mixture import Part, mixed
 from reward_harness.data.pictures import plot_lengths
 from reward_harness.data.records import (
     PreferencePair,
@@ -25,11 +28,13 @@ from reward_harness.data.records import (
 )
 from reward_harness.data.splits import SPLITS, Split, first_prompts, split_records
 from reward_harness.errors import DataError
-from reward_harness.hashing import canonical_json
+from reward_harness.hashing import canonical_json, digest_json
 from reward_harness.manifest import Outcome
 from reward_harness.progress import Progress
 from reward_harness.sections import SourceUse
 from reward_harness.stages.make import StageRun
+
+R = TypeVar("R", bound=Record)
 
 
 def preference_pairs(run: StageRun, folder: Path) -> Outcome:
@@ -57,9 +62,7 @@ def reasoning_steps(run: StageRun, folder: Path) -> Outcome:
     return _build(run, folder, run.experiment.dataset.reasoning, StepwiseExample)
 
 
-def _build(
-    run: StageRun, folder: Path, use: SourceUse | None, record_type: type[Record]
-) -> Outcome:
+def _build(run: StageRun, folder: Path, use: SourceUse | None, record_type: type[R]) -> Outcome:
     if use is None:
         raise DataError(
             f"the experiment names no source for {run.stage.name}",
@@ -67,28 +70,72 @@ def _build(
             fix="Name a source there, or leave this stage out; see docs/experiments.md.",
         )
     run.services.progress(Progress(run.stage.name, 0, 2, f"reading {use.source}"))
-    resolved = sources.resolve(run.workspace, use.source, record_type, pairs=use.pairs)
-    _refuse_evaluation_only(run, resolved.spec)
+    found = [_resolved(run, name, use, record_type) for name in _names(use)]
+    first = found[0]
     seed = run.experiment.seed
+    records = first.records if not use.mix else _mixed(use, found, seed)
     splits = split_records(
-        first_prompts(resolved.records, use.limit, seed), seed, run.experiment.dataset.split
+        first_prompts(records, use.limit, seed), seed, run.experiment.dataset.split
     )
+    splits["train"] = _confident(splits["train"], use)
     run.services.progress(Progress(run.stage.name, 1, 2, "measuring"))
+    left_out = [row for one in found for row in one.left_out]
     stats = describe(
         splits,
-        source=use.source,
-        licence=resolved.spec.licence,
-        records_sha256=resolved.sha256,
-        left_out=len(resolved.left_out),
+        source=" + ".join(_names(use)),
+        licence=", ".join(dict.fromkeys(one.spec.licence for one in found)),
+        records_sha256=first.sha256 if not use.mix else digest_json([o.sha256 for o in found]),
+        left_out=len(left_out),
         seed=seed,
     )
-    _write(folder, splits, resolved.left_out, stats)
+    write_dataset(folder, splits, left_out, stats)
     run.services.progress(
         Progress(run.stage.name, 2, 2, f"{stats.splits['train'].records} records to train on")
     )
-    return Outcome(
-        metrics=metrics_of(stats), notes={"source": use.source, "found": resolved.origin}
+    return Outcome(metrics=metrics_of(stats), notes={"source": stats.source, "found": first.origin})
+
+
+def _names(use: SourceUse) -> list[str]:
+    return [use.source, *(part.source for part in use.mix)]
+
+
+def _resolved(
+    run: StageRun, name: str, use: SourceUse, record_type: type[R]
+) -> sources.Resolved[R]:
+    found = sources.resolve(run.workspace, name, record_type, pairs=use.pairs)
+    _refuse_evaluation_only(run, found.spec)
+    return found
+
+
+def _mixed(use: SourceUse, found: Sequence[sources.Resolved[R]], seed: int) -> list[R]:
+    weights = [use.weight, *(part.weight for part in use.mix)]
+    parts = [
+        Part(name, weight, one.records)
+        for name, weight, one in zip(_names(use), weights, found, strict=True)
+    ]
+    return mixed(parts, seed)
+
+
+def _confident(records: list[R], use: SourceUse) -> list[R]:
+    """The training pairs that the confidence filter keeps; other records as they are."""
+    pairs = [record for record in records if isinstance(record, PreferencePair)]
+    chosen = use.confidence
+    if chosen is None:
+        return records
+    if len(pairs) < len(records):
+        raise DataError("a confidence filter is for preference pairs", where=use.source)
+    by = {"none": None, "source": lambda p: p.source, "length": length_stratum}
+    kept = keep_confident(
+        pairs,
+        confidences(pairs, chosen.by),
+        fraction=chosen.keep,
+        threshold=chosen.threshold,
+        stratify=by[chosen.stratify],
     )
+    if not kept:
+        raise DataError("no training pair is confident enough", where=use.source)
+    ids = {pair.pair_id for pair in kept}
+    return [r for r in records if isinstance(r, PreferencePair) and r.pair_id in ids]
 
 
 def _refuse_evaluation_only(run: StageRun, spec: sources.SourceSpec) -> None:
@@ -101,12 +148,13 @@ def _refuse_evaluation_only(run: StageRun, spec: sources.SourceSpec) -> None:
         )
 
 
-def _write(
+def write_dataset(
     folder: Path,
     splits: Mapping[Split, Sequence[Record]],
     left_out: Sequence[sources.LeftOut],
     stats: DatasetStats,
 ) -> None:
+    """Every file of a dataset stage."""
     for name in SPLITS:
         write_records(folder / f"{name}.jsonl", splits[name])
     lines = (canonical_json({"line": row.line, "reason": row.reason}) + b"\n" for row in left_out)

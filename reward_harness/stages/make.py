@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from reward_harness.environment import code_of, environment_of, peak_memory_bytes
 from reward_harness.errors import ArtifactError
-from reward_harness.hashing import digest_tree
+from reward_harness.hashing import digest_json, digest_tree
 from reward_harness.manifest import Outcome
 from reward_harness.progress import ProgressSink, quiet
 from reward_harness.spec import ExperimentSpec
@@ -118,7 +118,11 @@ def _source_fingerprint(workspace: Workspace, spec: ExperimentSpec, stage: Stage
     from reward_harness.data.sources import fingerprint
 
     section = spec.section(stage.sections[-1])
-    return fingerprint(workspace, section["source"]) if section else ""
+    if not section:
+        return ""
+    mixed = [fingerprint(workspace, part["source"]) for part in section["mix"]]
+    own = fingerprint(workspace, section["source"])
+    return digest_json([own, *mixed]) if mixed else own
 
 
 def _graded_fingerprints(workspace: Workspace, spec: ExperimentSpec) -> dict[str, str]:
