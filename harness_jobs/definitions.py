@@ -15,6 +15,7 @@ def defs() -> dg.Definitions:
         checks,
         datasets,
         evaluations,
+        external,
         policies,
         reward_models,
         rubrics,
@@ -23,7 +24,7 @@ def defs() -> dg.Definitions:
     from harness_jobs import jobs, schedules, sensors
     from harness_resources.environments import default_executor, resources
 
-    modules = [datasets, rubrics, reward_models, serving, policies, evaluations]
+    modules = [datasets, rubrics, reward_models, serving, policies, evaluations, external]
     return dg.Definitions(
         assets=dg.load_assets_from_modules(modules, include_specs=True),
         asset_checks=dg.load_asset_checks_from_modules([checks]),

@@ -7,6 +7,7 @@ from datetime import UTC, datetime
 import dagster as dg
 
 from harness_assets.graph import EXPERIMENTS, SECTION_KEYS, STUDIES, section_key, stage_key
+from harness_jobs.external import external_runs
 from harness_jobs.registry import changed_shared_inputs, recorded_version, sections_changed
 from harness_resources.store import Store
 from reward_harness.experiments import Experiments, read_experiments
@@ -160,4 +161,4 @@ def run_failure(context: dg.RunFailureSensorContext, store: Store) -> None:
     write_atomically(folder / f"{run.run_id}.md", "\n".join(note).encode())
 
 
-SENSORS = [experiment_registry, deployed_rubric_drift, run_failure]
+SENSORS = [experiment_registry, deployed_rubric_drift, external_runs, run_failure]
