@@ -1,4 +1,4 @@
-"""``harness stage``, ``harness reproduce``, ``harness lineage``: made again, and traced."""
+"""``harness stage``, ``harness reproduce``: made again."""
 
 from __future__ import annotations
 
@@ -13,28 +13,6 @@ from reward_harness.progress import Progress
 from reward_harness.workspace import Workspace
 
 console = Console()
-lineage = typer.Typer(help="Where every number came from.", no_args_is_help=True)
-
-
-@lineage.callback()
-def _lineage() -> None:
-    """Questions to the record of what was made from what."""
-
-
-@lineage.command("show")
-def lineage_show(
-    experiment: Annotated[str, typer.Argument(help="experiment key")],
-    stage: Annotated[str | None, typer.Option(help="only what this stage was made from")] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="machine-readable")] = False,
-) -> None:
-    """All upstream digests, code versions, costs and gates of an experiment."""
-    from reward_harness.lineage.show import lineage_json, lineage_text
-
-    workspace = Workspace.discover()
-    if as_json:
-        typer.echo(lineage_json(workspace, experiment, stage))
-    else:
-        console.print(lineage_text(workspace, experiment, stage))
 
 
 def stage(
