@@ -50,6 +50,22 @@ def hacking_report(
     yield from materialize(context, store)
 
 
+@dg.asset(**stage_asset("signal_report", kinds={"html"}, pool="llm"))
+def signal_report(
+    context: dg.AssetExecutionContext, store: Store
+) -> Iterator[dg.MaterializeResult]:
+    """Whether the criteria make a signal: each validated against the truth, weighted, ablated."""
+    yield from materialize(context, store)
+
+
+@dg.asset(**stage_asset("weights_report", kinds={"html"}))
+def weights_report(
+    context: dg.AssetExecutionContext, store: Store
+) -> Iterator[dg.MaterializeResult]:
+    """What each weighting of a composite reward picks among fixed responses, before training."""
+    yield from materialize(context, store)
+
+
 @dg.asset(
     key=LEADERBOARD,
     group_name="evaluations",

@@ -241,7 +241,8 @@ def _verdicts(axes: Any, run: JudgedRun, palette: plots.Palette) -> None:
     axes.set_ylim(-1, 1)
     axes.set_xlabel("step")
     axes.set_title("status", loc="left", fontsize=10)
-    axes.legend(loc="upper right", bbox_to_anchor=(1, 1.75), ncols=4, frameon=False, fontsize=9)
+    if run.steps:
+        axes.legend(loc="upper right", bbox_to_anchor=(1, 1.75), ncols=4, frameon=False, fontsize=9)
 
 
 def _steps_of(run: JudgedRun) -> list[NextStep]:
@@ -252,6 +253,8 @@ def _steps_of(run: JudgedRun) -> list[NextStep]:
         step, message = list(run.warnings.items())[-1]
         text = f"Read {name}'s samples before you believe its reward: {len(run.warnings)} warnings."
         return [NextStep("warn", text, f"The last at step {step}: {message}.")]
+    if not run.steps:
+        return [NextStep("unsure", f"{name} was trained without the detector: make it again.")]
     if not run.judged:
         why = (
             f"It had {len(run.steps)} steps; the first verdict comes with step {run.needed_steps}."

@@ -301,6 +301,27 @@ _ALL = (
         inputs=("grpo_checkpoint", "ppo_checkpoint"),
         wanted=lambda spec: spec.policy.grpo is not None or spec.policy.ppo is not None,
     ),
+    Stage(
+        name="signal_report",
+        group="evaluations",
+        builder="reward_harness.stages.designs:signal_report",
+        sections=("evaluation",),
+        inputs=("ranked_prompts", "best_rubric", "rm_artifact"),
+        uses=lambda spec: (
+            "ranked_prompts",
+            "best_rubric",
+            *(("rm_artifact",) if spec.reward_model.serve == "rubric" else ()),
+        ),
+        wanted=lambda spec: spec.dataset.ranked is not None,
+    ),
+    Stage(
+        name="weights_report",
+        group="evaluations",
+        builder="reward_harness.stages.designs:weights_report",
+        sections=("evaluation",),
+        inputs=("ranked_prompts", "bt_reward_model"),
+        wanted=lambda spec: spec.dataset.ranked is not None and spec.reward_model.bt is not None,
+    ),
 )
 
 STAGES: dict[str, Stage] = {stage.name: stage for stage in _ALL}

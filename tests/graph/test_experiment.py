@@ -14,9 +14,14 @@ from tests.graph.conftest import materializations, planned, stale_stages
 
 pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("graph"), pytest.mark.timeout(900)]
 
-READERS_OF_RUBRIC = {"rm_artifact", "rm_report", "policy_report"}
-AFTER_RUBRIC = READERS_OF_RUBRIC | {"rm_deployment", "grpo_checkpoint", "ppo_checkpoint"}
-AFTER_PPO = {"ppo_checkpoint", "policy_report"}
+READERS_OF_RUBRIC = {"rm_artifact", "rm_report", "policy_report", "signal_report"}
+AFTER_RUBRIC = READERS_OF_RUBRIC | {
+    "rm_deployment",
+    "grpo_checkpoint",
+    "ppo_checkpoint",
+    "hacking_report",
+}
+AFTER_PPO = {"ppo_checkpoint", "policy_report", "hacking_report"}
 SECTIONS_ONLY = ("preference_pairs",)
 """A launch of a fresh stage records the edited sections and runs no stage."""
 
