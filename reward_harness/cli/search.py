@@ -91,7 +91,8 @@ def search(
     judge, do. Also run by bare flags: python -m reward_harness.cli --dataset … --output …
     """
     from reward_harness.cli.search_display import shown
-    from reward_harness.rubrics.search.command import Checkpoints, SearchRequest, run_search
+    from reward_harness.rubrics.search.command import run_search
+    from reward_harness.rubrics.search.opening import Checkpoints, SearchRequest
     from reward_harness.rubrics.search.run_records import Invocation
 
     config = config_of(settings)

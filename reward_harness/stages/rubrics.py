@@ -26,13 +26,16 @@ from reward_harness.rubrics.heldout import Agreement, Heldout
 from reward_harness.rubrics.plots import plot_choice, plot_costs, plot_history
 from reward_harness.rubrics.report import listed_criteria, population_summary, rubric_summary
 from reward_harness.rubrics.search.choosing import (
-    OWN_RUBRICS,
     choose_shared,
     evaluator_of,
-    no_holdout,
     prompts_of,
 )
 from reward_harness.rubrics.search.evaluation import Evaluator
+from reward_harness.rubrics.search.holdout import (
+    DEFAULT_HOLDOUT_FRACTION,
+    Holdout,
+    hold_out,
+)
 from reward_harness.rubrics.search.output import (
     Population,
     UnitResult,
@@ -41,6 +44,7 @@ from reward_harness.rubrics.search.output import (
     read_population,
     write_json,
 )
+from reward_harness.rubrics.search.own_rubrics import Own, choose_own
 from reward_harness.rubrics.search.problem import search_prompts
 from reward_harness.rubrics.search.session import SearchResult, SearchSession
 from reward_harness.rubrics.search.surroundings import Surroundings, open_search_roles
@@ -64,7 +68,7 @@ CHECKPOINT_NAME = "search.json"
 
 def rubric_population(run: StageRun, folder: Path) -> Outcome:
     """Search on the train split; ``BudgetExceeded`` where this run's own budget ends it early."""
-    records = _records(run, "train")
+    records = _train_holdout(run).searched
     checkpoint = run.workspace.cache / "resume" / run.recipe.work_key / CHECKPOINT_NAME
     around = _surroundings(run, checkpoint)
     config, seed = run.experiment.search, seed_of(run)
@@ -101,7 +105,7 @@ def best_rubric(run: StageRun, folder: Path) -> Outcome:
         if population.scope == "shared":
             rubrics, heldout = _choose(run, population, evaluator, ranges)
         else:
-            rubrics, heldout = _own_rubrics(population)
+            rubrics, heldout = _own_rubrics(run, population, evaluator)
         if incumbent is not None:
             comparison = _against(run, incumbent, population, rubrics, evaluator, ranges["test"])
     finally:
@@ -238,13 +242,25 @@ def _choose(
     return {SHARED: chosen}, heldout
 
 
-def _own_rubrics(population: Population) -> tuple[dict[str, Rubric], Heldout]:
-    """Each prompt's own best rubric; there are no held-out candidates in this version."""
-    rubrics = {
-        unit.unit_id: next(m.rubric for m in unit.archive if m.rubric.digest == unit.best)
-        for unit in population.units
-    }
-    return rubrics, no_holdout(population.scope, "", OWN_RUBRICS)
+def _train_holdout(run: StageRun) -> Holdout:
+    """What of the train split is searched: without held-out candidates in own rubrics' scopes."""
+    records, scope = _records(run, "train"), run.experiment.search.scope
+    if scope == "shared":
+        return Holdout(records, [], [])
+    return hold_out(records, DEFAULT_HOLDOUT_FRACTION, scope, run.experiment.seed)
+
+
+def _own_rubrics(
+    run: StageRun, population: Population, evaluator: Evaluator
+) -> tuple[dict[str, Rubric], Heldout]:
+    """Each prompt's own rubric, chosen on its held-out candidates; train prompts come first."""
+    held = _train_holdout(run).held
+    owns = [
+        Own(position, unit.archive, unit.initial, held.get(unit.unit_id))
+        for position, unit in enumerate(population.units)
+    ]
+    chosen, heldout = choose_own(population.scope, owns, evaluator, run.experiment.seed)
+    return {population.units[i].unit_id: rubric for i, rubric in chosen.items()}, heldout
 
 
 def _write_choice(

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
+from benchmarks import hidden_rubrics
 from reward_harness.cli import app, with_command
 from reward_harness.data.files import write_records
 from reward_harness.data.ranked_files import read_ranked
@@ -193,6 +194,23 @@ def test_held_out_prompts_follow_their_text_and_the_seed():
     assert hold_out(records, 0.2, "prompt_local", 7).searched == records
 
 
+def test_held_out_candidates_are_two_at_least_of_six_at_least():
+    data = hidden_rubrics.records(1, 3, 6) + hidden_rubrics.records(1, 2, 5, start=9)
+    holdout = hold_out(data, 0.2, "global_batch", 7)
+    assert set(holdout.held) == {"p0", "p1", "p2"}
+    for full, searched in zip(holdout.every, holdout.searched, strict=True):
+        held = holdout.held.get(full.prompt_id)
+        hidden = {*held.choosing, *held.measuring} if held else set()
+        assert len(hidden) == (2 if held else 0)
+        left = [c for i, c in enumerate(full.candidates) if i not in hidden]
+        assert searched.candidates == left
+    assert hold_out(data, 0.2, "global_batch", 7).held == holdout.held
+    (many,) = hold_out(hidden_rubrics.records(1, 1, 16), 0.25, "prompt_local", 7).held.values()
+    assert (len(many.choosing), len(many.measuring)) == (2, 2)
+    assert "has 6 candidates" in str(hold_out(data[3:], 0.2, "prompt_local", 7).note)
+    assert hold_out(data, 0.0, "prompt_local", 7).held == {}
+
+
 # --- a run
 
 
@@ -230,6 +248,28 @@ def test_each_scope_covers_every_prompt_and_says_that_nothing_was_held_out(here)
     body = output_of(here)
     assert len(body["best_rubrics"]) == 24
     assert "own rubric" in body["search_diagnostics"]["heldout_agreement"]["selected_by"]
+
+
+def test_own_rubrics_are_chosen_and_measured_on_candidates_they_never_saw(here, monkeypatch):
+    write_records(here / "data.jsonl", hidden_rubrics.records(1, 4, 6))
+    with hidden_rubrics.HiddenRubric(seed=1) as world:
+        flags = endpoint(world, monkeypatch)
+        result = run(here, *flags, "--evolution-iteration-scope=prompt_local", *SMALL)
+        assert result.exit_code == 0, result.exception
+        assert world.repeated() == []
+        asked = world.received
+        capped = [f"--verdict-store={here / 'new.sqlite'}", f"--max-calls={asked - 10}"]
+        body = output_of(here)
+        assert run(here, *flags, "--evolution-iteration-scope=prompt_local", *SMALL, *capped)
+    assert "the budget ended" in str(output_of(here)["search_diagnostics"]["heldout_agreement"])
+    heldout = body["search_diagnostics"]["heldout_agreement"]
+    assert "on held-out candidates of 4 of 4 prompts" in heldout["selected_by"]
+    assert heldout["agreement"]["prompts"] == 4
+    assert 0 < heldout["agreement"]["pairs"] <= 4 * 5
+    assert heldout["initial"]["pairs"] == heldout["longer_wins"]["pairs"]
+    for entry in body["best_rubrics"]:
+        assert None not in entry["candidate_scores"].values()
+        assert len(entry["candidate_scores"]) == 6
 
 
 def test_the_reproduce_script_repeats_the_search_or_refuses(here):

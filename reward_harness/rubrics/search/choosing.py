@@ -30,7 +30,6 @@ PAIRS_A_PROMPT = 15
 """Judged pairs of a held-out prompt: all up to six candidates, a seeded choice of more."""
 HELD_OUT = "on the validation prompts (best within one standard error)"
 IN_SAMPLE = "by the search's own objective"
-OWN_RUBRICS = f"{IN_SAMPLE}: each prompt has its own rubric, so nothing is held out"
 
 
 def evaluator_of(

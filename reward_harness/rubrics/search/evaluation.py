@@ -103,11 +103,17 @@ class Evaluator:
         """
         cells = _cells(prompts)
         await self.grade(rubrics, cells)
-        wanted: dict[tuple[int, int, int], None] = {}
-        for index in cells.prompts:
-            for a, b in self._pairs(rubrics, index, cells, pairs):
-                wanted[(index, a, b)] = None
-        await self._compare([w for w in wanted if np.isnan(self.judged[w[0]][w[1], w[2]])])
+        wanted = [
+            (index, a, b)
+            for index in cells.prompts
+            for a, b in self._pairs(rubrics, index, cells, pairs)
+        ]
+        await self.judge(wanted)
+
+    async def judge(self, pairs: Sequence[tuple[int, int, int]]) -> None:
+        """Have (prompt, response, response) judged where that is not known yet."""
+        missing = [p for p in dict.fromkeys(pairs) if np.isnan(self.judged[p[0]][p[1], p[2]])]
+        await _ask_all(missing, self._compare_one, self.tally)
 
     def _pairs(
         self,
@@ -269,9 +275,6 @@ class Evaluator:
             row.values[vote, column] = np.nan if grade is None else grade
             row.known[vote, column] = True
         return None
-
-    async def _compare(self, wanted: Sequence[tuple[int, int, int]]) -> None:
-        await _ask_all(wanted, self._compare_one, self.tally)
 
     async def _compare_one(self, pair: tuple[int, int, int]) -> Failed | None:
         index, a, b = pair

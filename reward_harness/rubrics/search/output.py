@@ -86,14 +86,14 @@ def read_population(path: Path) -> Population:
 
 @dataclass(frozen=True, slots=True)
 class Choice:
-    """A shared rubric that was chosen for ``records``, more than the search itself looked at.
+    """What was chosen for ``records``, more than the search itself looked at: a rubric for each.
 
     ``evaluator`` has their verdicts, in the same order.
     """
 
     records: Sequence[RankedPrompt]
     evaluator: Evaluator
-    rubric: Rubric
+    rubrics: Sequence[Rubric]
 
 
 def output_json(
@@ -147,8 +147,8 @@ def _entries(session: SearchSession, result: SearchResult) -> list[dict[str, Any
 
 def _chosen_entries(choice: Choice) -> list[dict[str, Any]]:
     return [
-        _entry(record, choice.evaluator, index, choice.rubric)
-        for index, record in enumerate(choice.records)
+        _entry(record, choice.evaluator, index, rubric)
+        for index, (record, rubric) in enumerate(zip(choice.records, choice.rubrics, strict=True))
     ]
 
 

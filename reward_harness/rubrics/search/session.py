@@ -26,6 +26,7 @@ from reward_harness.rubrics.files import SHARED
 from reward_harness.rubrics.search.admission import Bench
 from reward_harness.rubrics.search.choosing import evaluator_of, prompts_of
 from reward_harness.rubrics.search.designers import ModelDesigner, TemplateDesigner
+from reward_harness.rubrics.search.evaluation import Evaluator
 from reward_harness.rubrics.search.evolution import evolve, recall, refine, rounds_of, start
 from reward_harness.rubrics.search.hardening import Hardening
 from reward_harness.rubrics.search.state import (
@@ -176,6 +177,10 @@ class SearchSession:
             roles_calls={} if self.roles is None else dict(self.roles.gateway.usage.calls_by_role),
             inconsistent_share=self.evaluator.inconsistent / compared if compared else None,
         )
+
+    def watch(self, evaluator: Evaluator, phase: str) -> None:
+        """Tell also of the questions that ``evaluator`` asks after the search."""
+        self._teller.watch(evaluator.tally, phase)
 
     def close(self) -> None:
         """Close connections and store."""
