@@ -6,15 +6,17 @@ import base64
 import json
 from collections.abc import Iterable
 from pathlib import Path
+from textwrap import shorten
 from typing import Any
 
 import dagster as dg
 
-from reward_harness.manifest import Gate, Manifest, Metric
+from reward_harness.manifest import Manifest, Metric
 from reward_harness.store import Artifact
 from reward_harness.workspace import reports_url
 
 INLINE_IMAGE_BYTES = 200_000
+GATE_REPORT = "gate_report.json"
 METRIC_SCHEMA = dg.TableSchema(
     columns=[
         dg.TableColumn("metric", "string"),
@@ -25,7 +27,7 @@ METRIC_SCHEMA = dg.TableSchema(
     ]
 )
 PLOT_NAMES = ("plot.png", "log/costs.png")
-CRITERIA_NAME = "criteria.json"
+CRITERIA_NAME, CELL_CHARS = "criteria.json", 90
 CRITERIA_SCHEMA = dg.TableSchema(
     columns=[
         dg.TableColumn("weight", "string", description="share of the rubric's weight"),
@@ -57,7 +59,7 @@ def record(artifact: Artifact, *, reused: bool, gates: Iterable[str] = ()) -> dg
     return dg.MaterializeResult(
         data_version=dg.DataVersion(manifest.digest),
         metadata=_metadata(artifact, reused),
-        check_results=[_gate_result(name, manifest.gates.get(name)) for name in gates],
+        check_results=[_gate_result(artifact, name) for name in gates],
     )
 
 
@@ -114,9 +116,9 @@ def criteria_table(criteria: list[dict[str, Any]]) -> dg.TableMetadataValue:
                     "criterion": line["text"] + (" (a fault)" if line["fault"] else ""),
                     "graded by": {"llm": "model", "programmatic": "code"}[line["kind"]],
                     "grades": grades,
-                    "better response": example.get("better", ""),
-                    "worse response": example.get("worse", ""),
-                    "prompt": example.get("prompt", ""),
+                    "better response": shorten(example.get("better", ""), CELL_CHARS),
+                    "worse response": shorten(example.get("worse", ""), CELL_CHARS),
+                    "prompt": shorten(example.get("prompt", ""), CELL_CHARS),
                 }
             )
         )
@@ -149,7 +151,7 @@ def _metric_rows(manifest: Manifest) -> list[dg.TableRecord]:
         dg.TableRecord(
             {
                 "metric": name,
-                "value": float(metric.value),
+                "value": float(f"{metric.value:.6g}"),
                 "interval": interval_text(metric),
                 "n": metric.n,
                 "better": {"max": "higher", "min": "lower", "none": ""}[metric.direction],
@@ -181,10 +183,11 @@ def inline_image(path: Path) -> str:
     return f"![{path.stem}](data:image/png;base64,{base64.b64encode(path.read_bytes()).decode()})"
 
 
-def _gate_result(name: str, gate: Gate | None) -> dg.AssetCheckResult:
+def _gate_result(artifact: Artifact, name: str) -> dg.AssetCheckResult:
     """A gate as a check that never blocks: the manifest's gate does, wherever the artifact is
     consumed.
     """
+    gate = artifact.manifest.gates.get(name)
     if gate is None:
         return dg.AssetCheckResult(
             check_name=name,
@@ -197,5 +200,23 @@ def _gate_result(name: str, gate: Gate | None) -> dg.AssetCheckResult:
         passed=gate.passed,
         severity=dg.AssetCheckSeverity.ERROR,
         description=gate.detail or None,
-        metadata={"gate": dg.MetadataValue.json(json.loads(gate.model_dump_json()))},
+        metadata={
+            "gate": dg.MetadataValue.json(json.loads(gate.model_dump_json())),
+            **_worst_attack(artifact, name),
+        },
     )
+
+
+def _worst_attack(artifact: Artifact, gate: str) -> dict[str, Any]:
+    """The attack that raised the score most and the response it raised, where a gate tries any."""
+    if not any(output.path == GATE_REPORT for output in artifact.manifest.outputs):
+        return {}
+    report = json.loads(artifact.file(GATE_REPORT).read_bytes())
+    tried = [r for r in report["attacks"].get(gate, []) if r["mean"] is not None]
+    if not tried:
+        return {}
+    worst = max(tried, key=lambda result: result["mean"])
+    return {
+        "attacks": dg.MetadataValue.json({r["attack_id"]: r["mean"] for r in tried}),
+        "example": dg.MetadataValue.json({"attack_id": worst["attack_id"], **worst["example"]}),
+    }

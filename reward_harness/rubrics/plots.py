@@ -21,7 +21,7 @@ from reward_harness.rubrics.types import Criterion, Rubric
 
 BLUE, ORANGE, GREEN, GREY = "#3b6ea5", "#d1742f", "#5b8c5a", "#9aa5b1"
 WIDTH_IN, DPI = 8.6, 105
-LINE_CHARS, MAX_LINES = 52, 2
+LINE_CHARS, MAX_LINES, MIN_ROWS = 52, 2, 5
 
 
 @contextmanager
@@ -51,7 +51,16 @@ def plot_history(history: Sequence[Round], path: Path) -> None:
     }
     with drawing(path, 3.2, [1]) as (axes,):
         for label, (values, color) in curves.items():
-            axes.plot(generations, values, marker="o", markersize=3.5, color=color, label=label)
+            over = 3 if color == BLUE else 2
+            axes.plot(
+                generations,
+                values,
+                marker="o",
+                markersize=3.5,
+                color=color,
+                label=label,
+                zorder=over,
+            )
         axes.set(xlabel="generation", title="Score by generation, on the search's own prompts")
         axes.xaxis.get_major_locator().set_params(integer=True)
         axes.grid(axis="y", color="#ececec")
@@ -131,7 +140,7 @@ def _weights(rubric: Rubric, axes: Any) -> None:
             f"{share:.0%}", (share, place), (4, 0), textcoords="offset points", va="center"
         )
     axes.set_yticks(range(len(listed)), [_label(c) for c in listed], fontsize=7.5)
-    axes.set(ylim=(len(listed) - 0.4, -0.6), xticks=[])
+    axes.set(ylim=(max(len(listed), MIN_ROWS) - 0.4, -0.6), xticks=[])
     axes.set_title("Weights of the criteria (orange: a fault)", fontsize=9)
     axes.tick_params(left=False)
     axes.spines["bottom"].set_visible(False)
