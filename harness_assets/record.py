@@ -116,9 +116,13 @@ def criteria_table(criteria: list[dict[str, Any]]) -> dg.TableMetadataValue:
                     "criterion": line["text"] + (" (a fault)" if line["fault"] else ""),
                     "graded by": {"llm": "model", "programmatic": "code"}[line["kind"]],
                     "grades": grades,
-                    "better response": shorten(example.get("better", ""), CELL_CHARS),
-                    "worse response": shorten(example.get("worse", ""), CELL_CHARS),
-                    "prompt": shorten(example.get("prompt", ""), CELL_CHARS),
+                    "better response": shorten(
+                        example.get("better", ""), CELL_CHARS, placeholder=" …"
+                    ),
+                    "worse response": shorten(
+                        example.get("worse", ""), CELL_CHARS, placeholder=" …"
+                    ),
+                    "prompt": shorten(example.get("prompt", ""), CELL_CHARS, placeholder=" …"),
                 }
             )
         )

@@ -21,8 +21,9 @@ def population_summary(population: Population, history: Sequence[Round]) -> str:
     lines = [
         "# Rubric population",
         "",
-        f"{population.mode.capitalize()} search, scope {population.scope}, backend {population.backend}, "
-        f"{population.prompts} prompts, {len(population.units)} population(s).",
+        f"{population.mode.capitalize()} search, scope {population.scope}, "
+        f"backend {population.backend}, {population.prompts} prompts, "
+        f"{len(population.units)} population(s).",
         "",
         "| generation | best objective | mean | pair agreement of the best |",
         "|---|---|---|---|",
