@@ -56,11 +56,11 @@ class _Server(uvicorn.Server):
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)
+        if self.started and self._announce is not None:
+            self._announce(self._record)
         for path in self._files if self.started else []:
             path.parent.mkdir(parents=True, exist_ok=True)
             write_atomically(path, self._record.model_dump_json().encode())
-        if self.started and self._announce is not None:
-            self._announce(self._record)
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         # here and not after run(): uvicorn raises the signal again when it is done

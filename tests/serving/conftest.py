@@ -25,6 +25,7 @@ from reward_harness.spec import ExperimentSpec
 from reward_harness.stages.make import make
 from reward_harness.store import Artifact, ArtifactStore, Recipe
 from reward_harness.workspace import Workspace
+from tests.serving.trainer_wheels import download
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 RUNTIME = RubricRuntime(backend="heuristic", locale="en", endpoint=None, votes=1, seed=7)
@@ -47,6 +48,16 @@ def write_word_artifact(folder: Path, **rubrics: str) -> RMArtifact:
     return artifact
 
 
+@pytest.fixture(scope="session")
+def wheels(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The unpacked wheels of the trainers; skips where no registry has them."""
+    folder = tmp_path_factory.mktemp("wheels")
+    reason = download(folder)
+    if reason is not None:
+        pytest.skip(f"the trainers' wheels cannot be downloaded: {reason}")
+    return folder
+
+
 @pytest.fixture
 def make_artifact(tmp_path: Path) -> Callable[..., Path]:
     """Writes an artifact folder: ``make_artifact("a", shared="Paris")``."""
@@ -62,9 +73,12 @@ def make_artifact(tmp_path: Path) -> Callable[..., Path]:
 def server_process(
     root: Path, *arguments: str, **environment: str
 ) -> Iterator[tuple[ServerRecord, subprocess.Popen]]:
-    """``python -m reward_harness.rm.server`` on a free port; its log is ``server_log(root)``."""
+    """``python -m reward_harness.rm.server`` on a free port.
+
+    Its log is ``server_log(root)``; what it printed is in ``root / "server.out"``.
+    """
     ready = root / f"ready-{time.monotonic_ns()}.json"
-    log = (root / "server.log").open("ab")
+    log, printed = (root / "server.log").open("ab"), (root / "server.out").open("ab")
     process = subprocess.Popen(
         [
             sys.executable,
@@ -78,9 +92,11 @@ def server_process(
         ],
         cwd=REPOSITORY,
         env={**os.environ, "HARNESS_ROOT": str(root), **environment},
+        stdout=printed,
         stderr=log,
     )
     log.close()
+    printed.close()
     try:
         deadline = time.monotonic() + 60
         while not ready.is_file():

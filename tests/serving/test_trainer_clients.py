@@ -8,7 +8,6 @@ import asyncio
 import logging
 import sys
 import types
-from pathlib import Path
 
 import aiohttp
 import httpx
@@ -26,7 +25,7 @@ from reward_harness.rubrics.types import Criterion, Rubric
 from reward_harness.sections import Endpoint, SearchConfig
 from tests.llm.simulator import Simulator
 from tests.serving.conftest import server_process, write_word_artifact
-from tests.serving.trainer_wheels import download, find, functions, load_file, methods, stub
+from tests.serving.trainer_wheels import find, functions, load_file, methods, stub
 
 KEY = "sesame"
 LONG = "word " * 8192
@@ -39,15 +38,6 @@ TEXTS = {
 }
 
 pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("trainer_clients")]
-
-
-@pytest.fixture(scope="session")
-def wheels(tmp_path_factory) -> Path:
-    folder = tmp_path_factory.mktemp("wheels")
-    reason = download(folder)
-    if reason is not None:
-        pytest.skip(f"the trainers' wheels cannot be downloaded: {reason}")
-    return folder
 
 
 @pytest.fixture(scope="module")
