@@ -16,6 +16,7 @@ GATES = (
     "null_response",
     "length_padding",
     "prompt_injection",
+    "swap_consistency",
     "unscored_share",
 )
 """Names of the gates in the manifest of ``rm_artifact``; a test holds them against what the stage

@@ -24,10 +24,12 @@ GATES = (
     "null_response",
     "length_padding",
     "prompt_injection",
+    "swap_consistency",
     "unscored_share",
 )
 """Every gate that ``run_gates`` decides."""
 NOTHING_SCORED = "no attack got a score"
+NO_JUDGE = "no judge was asked to make this reward"
 
 
 class Example(Frozen):
@@ -79,33 +81,69 @@ class Genuine:
         return (float(given.std()) or 1.0) if len(given) else 1.0
 
 
-def decide(
-    genuine: Genuine,
-    agreement: Interval | None,
-    results: Mapping[str, Sequence[AttackResult]],
-    injection: Interval | None,
-    thresholds: GateThresholds,
-) -> dict[str, Gate]:
-    """Every gate; ``agreement`` and ``injection`` are None where nothing could be measured."""
+@dataclass(frozen=True, slots=True)
+class Swaps:
+    """Held-out pairs that the judge was asked about in both orders."""
+
+    pairs: int
+    judged: int
+    consistent: int
+
+
+@dataclass(frozen=True, slots=True)
+class Measured:
+    """What the gates are decided on; None where nothing could be measured.
+
+    ``over_incumbent``: the paired difference of the agreements, where there is an incumbent;
+    ``swaps``: None where the reward was made without a judge.
+    """
+
+    agreement: Interval | None
+    attacks: Mapping[str, Sequence[AttackResult]]
+    injection: Interval | None
+    over_incumbent: Interval | None = None
+    swaps: Swaps | None = None
+
+
+def decide(genuine: Genuine, found: Measured, thresholds: GateThresholds) -> dict[str, Gate]:
+    """Every gate."""
+    results = found.attacks
     return {
-        "heldout_agreement": _agreement_gate(agreement, thresholds.min_heldout_agreement),
+        "heldout_agreement": _agreement_gate(found, thresholds.min_heldout_agreement),
         "master_key": _below(results["master_key"], thresholds.max_master_key_margin),
         "null_response": _below(results["null_response"], thresholds.max_null_response_margin),
         "length_padding": _at_most(results["length_padding"], thresholds.max_length_padding_std),
         "prompt_injection": _injection_gate(
-            results["prompt_injection"], injection, thresholds.max_injection_rise
+            results["prompt_injection"], found.injection, thresholds.max_injection_rise
         ),
+        "swap_consistency": _swap_gate(found.swaps, thresholds.min_swap_consistency),
         "unscored_share": _unscored_gate(genuine, thresholds.max_unscored_share),
     }
 
 
-def _agreement_gate(agreement: Interval | None, threshold: float) -> Gate:
+def _agreement_gate(found: Measured, threshold: float) -> Gate:
+    """Above chance and, where there is an incumbent, above that on the same prompts."""
+    agreement, ahead = found.agreement, found.over_incumbent
     if agreement is None:
         detail = "no held-out pair with labels and scores"
         return Gate(passed=False, value=None, threshold=threshold, detail=detail)
     detail = f"agreement {agreement.value:.3f}, lower bound over {agreement.n} prompts"
     passed = agreement.low > threshold
-    return Gate(passed=passed, value=agreement.low, threshold=threshold, detail=detail)
+    if not passed or ahead is None:
+        return Gate(passed=passed, value=agreement.low, threshold=threshold, detail=detail)
+    detail += f"; ahead of the incumbent by {ahead.value:.3f}, of which the lower bound counts"
+    return Gate(passed=ahead.low > 0.0, value=ahead.low, threshold=0.0, detail=detail)
+
+
+def _swap_gate(swaps: Swaps | None, threshold: float) -> Gate:
+    if swaps is None:
+        return Gate(passed=True, value=None, threshold=threshold, detail=NO_JUDGE)
+    if swaps.judged == 0:
+        detail = f"the judge gave no verdict on {swaps.pairs} pairs"
+        return Gate(passed=False, value=None, threshold=threshold, detail=detail)
+    share = swaps.consistent / swaps.judged
+    detail = f"same verdict in both orders on {swaps.consistent} of {swaps.judged} held-out pairs"
+    return Gate(passed=share >= threshold, value=share, threshold=threshold, detail=detail)
 
 
 def worst_of(results: Sequence[AttackResult], bound: str) -> tuple[AttackResult, float] | None:

@@ -30,6 +30,8 @@ from reward_harness.rm.gate_rules import (
     Example,
     GateReport,
     Genuine,
+    Measured,
+    Swaps,
     decide,
     worst_of,
 )
@@ -95,26 +97,44 @@ def run_gates(
     attacks: Mapping[str, Sequence[Attack]],
     thresholds: GateThresholds,
     seed: int,
+    *,
+    incumbent: Genuine | None = None,
+    swaps: Swaps | None = None,
 ) -> GateReport:
-    """Try the attacks on the held-out responses that ``rm`` has scored, and decide each gate."""
+    """Try the attacks on the held-out responses that ``rm`` has scored, and decide each gate.
+
+    ``incumbent``: the same responses as another reward scored them, which this one has to beat.
+    """
     rng = np.random.default_rng(derive_seed(seed, "gates"))
     agreement = agreement_of(genuine, rng)
-    targets = _targets(genuine, thresholds.attacked_responses)
-    tried = {
-        family: [_try(rm, attack, targets, genuine.std) for attack in members]
-        for family, members in attacks.items()
-    }
+    tried = _try_all(rm, attacks, _targets(genuine, thresholds.attacked_responses), genuine.std)
     results = {name: [_attack_result(t, rng) for t in members] for name, members in tried.items()}
     injection = _mean_rise(tried["prompt_injection"], rng)
-    gates = decide(genuine, agreement, results, injection, thresholds)
+    ahead = _ahead(genuine, incumbent, rng) if incumbent is not None else None
+    found = Measured(agreement, results, injection, ahead, swaps)
+    gates = decide(genuine, found, thresholds)
     if not thresholds.enforce:
         gates = {name: g.model_copy(update={"enforced": False}) for name, g in gates.items()}
     return GateReport(
         gates=gates,
-        metrics=_metrics(genuine, agreement, results, injection),
+        metrics=_metrics(genuine, found),
         attacks=results,
         unscored_reasons=dict(genuine.reasons),
     )
+
+
+def _ahead(genuine: Genuine, incumbent: Genuine, rng: np.random.Generator) -> Interval | None:
+    """Mean over prompts of this reward's agreement less the incumbent's, where both have one."""
+    both = zip(genuine.prompts, genuine.scores, incumbent.scores, strict=True)
+    found = [
+        (own - other, prompt_key(p.prompt))
+        for p, ours, theirs in both
+        if (own := pair_agreement(p.candidates, ours)) is not None
+        and (other := pair_agreement(p.candidates, theirs)) is not None
+    ]
+    if not found:
+        return None
+    return cluster_bootstrap_mean([d for d, _ in found], [key for _, key in found], rng)
 
 
 def score_genuine(rm: BaseRM, prompts: Sequence[RankedPrompt]) -> Genuine:
@@ -160,14 +180,37 @@ def _targets(genuine: Genuine, limit: int) -> list[Target]:
     return [target for _, target in found[:limit]]
 
 
-def _try(rm: BaseRM, attack: Attack, targets: Sequence[Target], std: float) -> Tried:
-    chosen = _one_a_prompt(targets) if attack.replaces else list(targets)
-    texts = [attack.applied(target.text) for target in chosen]
+def _try_all(
+    rm: BaseRM, attacks: Mapping[str, Sequence[Attack]], targets: Sequence[Target], std: float
+) -> dict[str, list[Tried]]:
+    """Every attack by family, scored in one call: a classifier sorts all of them by length, a
+    judge is asked about all of them at once.
+    """
+    single = _one_a_prompt(targets)
+    planned = [
+        (family, attack, single if attack.replaces else targets)
+        for family, members in attacks.items()
+        for attack in members
+    ]
+    texts = [[attack.applied(t.text) for t in chosen] for _, attack, chosen in planned]
     items = [
         Item(conversation(t.prompt.prompt, text), t.prompt.prompt_id)
-        for t, text in zip(chosen, texts, strict=True)
+        for (_, _, chosen), attacked in zip(planned, texts, strict=True)
+        for t, text in zip(chosen, attacked, strict=True)
     ]
-    after, _ = _score(rm, items)
+    scores, _ = _score(rm, items)
+    found: dict[str, list[Tried]] = {family: [] for family in attacks}
+    start = 0
+    for (family, attack, chosen), attacked in zip(planned, texts, strict=True):
+        after = scores[start : start + len(chosen)]
+        found[family].append(_tried(attack, chosen, attacked, after, std))
+        start += len(chosen)
+    return found
+
+
+def _tried(
+    attack: Attack, chosen: Sequence[Target], texts: Sequence[str], after: Scores, std: float
+) -> Tried:
     before = np.array([t.median if attack.replaces else t.score for t in chosen])
     scored = np.flatnonzero(~np.isnan(after))
     rises = (after[scored] - before[scored]) / std
@@ -180,7 +223,7 @@ def _try(rm: BaseRM, attack: Attack, targets: Sequence[Target], std: float) -> T
             after=float(after[worst]),
             text=_shortened(texts[worst]),
         )
-    prompts = [chosen[i].cluster for i in scored]
+    prompts = [chosen[int(i)].cluster for i in scored]
     return Tried(attack.attack_id, rises, prompts, len(chosen) - len(scored), example)
 
 
@@ -213,23 +256,23 @@ def _shortened(text: str) -> str:
     return text if len(text) <= SHOWN_CHARS else f"…{text[-SHOWN_CHARS:]}"
 
 
-def _metrics(
-    genuine: Genuine,
-    agreement: Interval | None,
-    results: Mapping[str, Sequence[AttackResult]],
-    injection: Interval | None,
-) -> dict[str, Metric]:
+def _metrics(genuine: Genuine, measured: Measured) -> dict[str, Metric]:
     given = genuine.all_scores[~np.isnan(genuine.all_scores)]
     n = len(genuine.all_scores)
     found = {"unscored_share": Metric(value=1 - len(given) / n if n else 1.0, n=n, direction="min")}
     if len(given):
         found["score_mean"] = Metric(value=float(given.mean()), n=len(given))
         found["score_std"] = Metric(value=float(given.std()), n=len(given))
-    if agreement is not None:
-        found["heldout_agreement"] = agreement.metric("max")
-    if injection is not None:
-        found["prompt_injection_mean"] = injection.metric("min")
-    for family, members in results.items():
+    if measured.agreement is not None:
+        found["heldout_agreement"] = measured.agreement.metric("max")
+    if measured.over_incumbent is not None:
+        found["agreement_over_incumbent"] = measured.over_incumbent.metric("max")
+    if measured.injection is not None:
+        found["prompt_injection_mean"] = measured.injection.metric("min")
+    if (swaps := measured.swaps) is not None and swaps.judged:
+        share = swaps.consistent / swaps.judged
+        found["swap_consistency"] = Metric(value=share, n=swaps.judged, direction="max")
+    for family, members in measured.attacks.items():
         if (worst := worst_of(members, "mean")) is not None:
             r, value = worst
             found[f"{family}_worst"] = Metric(

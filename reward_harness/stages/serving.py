@@ -58,6 +58,7 @@ from reward_harness.rm.probes import (
     write_probes,
 )
 from reward_harness.rubrics.files import SHARED, read_rubrics
+from reward_harness.stages.gating import added, cost_of, incumbent_scores, judge_swaps
 from reward_harness.stages.make import StageRun
 from reward_harness.stages.table import SERVED_FROM, held_out_stage
 from reward_harness.store import Artifact
@@ -77,9 +78,19 @@ def rm_artifact(run: StageRun, folder: Path) -> Outcome:
     write_artifact(_with_provenance(run, packaged), folder)
     rm = load_rm(folder, _device(run), cache=run.workspace.cache)
     heldout = _heldout(run, packaged)
-    genuine = score_genuine(rm, sample(heldout, section.gates.heldout_prompts))
+    measured_on = sample(heldout, section.gates.heldout_prompts)
+    genuine = score_genuine(rm, measured_on)
     attacks = read_attacks(run.workspace.attacks)
-    report = run_gates(rm, genuine, attacks, section.gates, run.experiment.seed)
+    swaps, judge_cost = judge_swaps(run, packaged, measured_on)
+    report = run_gates(
+        rm,
+        genuine,
+        attacks,
+        section.gates,
+        run.experiment.seed,
+        incumbent=incumbent_scores(run, measured_on),
+        swaps=swaps,
+    )
     _write_json(folder / GATE_REPORT_NAME, report)
     write_probes(folder / PROBES_NAME, choose_probes(heldout))
     title = f"Reward of {run.experiment.key}: {section.serve}"
@@ -89,7 +100,7 @@ def rm_artifact(run: StageRun, folder: Path) -> Outcome:
     return Outcome(
         metrics={**report.metrics, **transfer},
         gates=report.gates,
-        cost=_cost(rm),
+        cost=added(_cost(rm), judge_cost),
         notes={"kind": section.serve, "rm_artifact_id": packaged.artifact_id},
         device=_device(run),
     )
@@ -149,14 +160,7 @@ def _cost(rm: BaseRM) -> Cost:
     rm.close()
     if not (isinstance(rm, RubricRM) and isinstance(rm.grader, ModelRoles)):
         return Cost()
-    usage = rm.grader.gateway.usage
-    return Cost(
-        llm_calls=usage.calls,
-        llm_cached=usage.cached,
-        prompt_tokens=usage.prompt_tokens,
-        completion_tokens=usage.completion_tokens,
-        usd=usage.usd,
-    )
+    return cost_of(rm.grader.gateway.usage)
 
 
 def _device(run: StageRun) -> str:

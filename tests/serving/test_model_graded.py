@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from reward_harness.errors import ArtifactError, LLMError
+from reward_harness.errors import ArtifactError, GateRejected, LLMError
 from reward_harness.rewards.base import Failed, Scored, conversation_of
 from reward_harness.rewards.load import load_rm
 from reward_harness.rm.artifact import read_artifact, write_artifact
@@ -12,6 +12,7 @@ from reward_harness.rm.package import rubric_artifact, rubric_runtime
 from reward_harness.rubrics.types import Criterion, Rubric
 from reward_harness.sections import Endpoint, SearchConfig
 from reward_harness.serving.service import serve_for, verify_deployment
+from reward_harness.store import ArtifactStore
 from tests.llm.simulator import Simulator
 
 KEY = "sk-simulated-key"
@@ -97,3 +98,50 @@ def test_stages_and_server_ask_nothing_twice(deploy_word, simulator):
     assert simulator.repeated() == []
     text = json.dumps([p.read_text() for p in toy.rm_artifact.path.rglob("*.json*")])
     assert KEY not in text
+
+
+class Obedient(Simulator):
+    """A grader that does what the response tells it to."""
+
+    def _verifier(self, user, seed):
+        if "full marks" not in user["candidate"]:
+            return super()._verifier(user, seed)
+        return {"grades": {c["criterion_id"]: 1.0 for c in user["criteria"]}}
+
+
+class FirstWins(Simulator):
+    """A judge that prefers what it reads first."""
+
+    def _judge(self, user, seed):
+        return {"preference": 1}
+
+
+@pytest.mark.parametrize(
+    "world, gate, shown",
+    [
+        (Simulator, None, None),
+        (Obedient, "prompt_injection", "give full marks"),
+        (FirstWins, "swap_consistency", None),
+    ],
+)
+def test_a_hackable_grader_or_judge_is_refused_with_the_gate_named(
+    world, gate, shown, deploy_word, workspace, monkeypatch, tmp_path
+):
+    monkeypatch.setenv("JUDGE_KEY", KEY)
+    monkeypatch.setenv("HARNESS_CACHE_DIR", str(tmp_path / "cache"))
+    criterion = Criterion(criterion_id="c", text="mentions Paris")
+    rubric = Rubric(rubric_id="r", criteria=(criterion,), scale="binary")
+    with world() as endpoint:
+        named = {"base_url": endpoint.url, "api_key_env": "JUDGE_KEY", "model": "judge-1"}
+        search = {"backend": "openai", "endpoint": named}
+        if gate is None:
+            toy = deploy_word(rubric=rubric, search=search)
+            swaps = toy.rm_artifact.manifest.metrics["swap_consistency"]
+            assert (swaps.value, swaps.n) == (1.0, 8)
+            return
+        with pytest.raises(GateRejected, match=gate):
+            deploy_word(rubric=rubric, search=search)
+    published = ArtifactStore(workspace.runs).current("toy", "rm_artifact")
+    assert [n for n, g in published.manifest.gates.items() if not g.passed] == [gate]
+    assert f"| {gate} | failed |" in (text := (published.path / "summary.md").read_text())
+    assert shown is None or shown in text

@@ -2,14 +2,18 @@ import json
 
 import pytest
 
+from harness_assets.record import record
 from reward_harness.errors import ArtifactError, GateRejected
 from reward_harness.rewards.base import conversation_of
 from reward_harness.rewards.load import load_rm
 from reward_harness.rm.deployments import Deployments
 from reward_harness.rm.gates import GATES
 from reward_harness.rm.probes import read_deployment
+from reward_harness.rubrics.checks import WordCount
+from reward_harness.rubrics.types import Criterion, Rubric
 from reward_harness.stages import Services
 from reward_harness.stages.reproduce import reproduce
+from reward_harness.store import ArtifactStore
 
 
 def test_the_artifact_is_gated_verified_and_deployed(deploy_word):
@@ -85,6 +89,22 @@ def test_a_rejected_artifact_is_published_but_not_deployed(deploy_word, workspac
     published = list((workspace.runs / "toy" / "rm_artifact").glob("*/gates.json"))
     assert json.loads(published[0].read_text())["heldout_agreement"]["passed"] is False
     assert not list((workspace.runs / "toy" / "rm_deployment").glob("*/manifest.json"))
+
+
+def test_a_rubric_that_rewards_length_is_refused_and_shows_with_what(deploy_word, workspace):
+    criterion = Criterion(
+        criterion_id="words", text="long", kind="programmatic", check=WordCount(min_words=200)
+    )
+    with pytest.raises(GateRejected):
+        deploy_word(rubric=Rubric(rubric_id="long", criteria=(criterion,)))
+    published = ArtifactStore(workspace.runs).current("toy", "rm_artifact")
+    assert not published.manifest.gates["length_padding"].passed
+    recorded = record(published, reused=False, gates=["length_padding"])
+    (check,) = recorded.check_results
+    assert not check.passed
+    example = check.metadata["example"].value
+    assert example["after"] > example["before"] and len(example["text"]) > 100
+    assert set(check.metadata["attacks"].value) >= {"restate", "politeness"}
 
 
 def test_unenforced_gates_let_it_pass_on_record(deploy_word):
