@@ -69,6 +69,35 @@ def test_digest_covers_outputs_only_and_not_logs_or_inputs(store: ArtifactStore)
     assert [p.inputs["sft_examples"] for p in publications] == ["b", "c"]
 
 
+def test_a_repetition_is_made_once_and_then_what_the_recipe_gives(store: ArtifactStore) -> None:
+    first, _ = produce(store, writer("one"))
+    again = replace(RECIPE, again="second week")
+    assert again.digest == RECIPE.digest and again.work_key != RECIPE.work_key
+    second, reused = produce(store, writer("two", notes={"kept": False}), again)
+    assert (second.digest == first.digest, reused) == (False, False)
+    assert second.manifest.reproduce.argv[-2:] == ["--again", "second week"]
+    for recipe in (again, RECIPE):
+        found, reused = produce(store, writer("three"), recipe)
+        assert reused and found.digest == second.digest
+        assert found.publication.again == "second week"
+        assert found.publication.notes == {"kept": False}
+    assert len(store.publications("toy", "sft_checkpoint")) == 2
+
+
+def test_the_same_content_again_keeps_the_manifest_and_notes_the_new_making(
+    store: ArtifactStore,
+) -> None:
+    first, _ = produce(store, writer("same", notes={"by": 1}))
+    again = replace(RECIPE, again="second week")
+    second, reused = produce(store, writer("same", notes={"by": 2}), again)
+    assert not reused and second.digest == first.digest
+    assert (second.manifest.notes, second.publication.notes) == ({"by": 1}, {"by": 2})
+    produce(store, writer("other"), replace(RECIPE, code_version="2"))
+    back, reused = produce(store, writer("never"))
+    assert reused and back.publication.notes == {"by": 2}
+    assert store.current("toy", "sft_checkpoint").publication.again == "second week"
+
+
 def test_going_back_to_an_old_recipe_makes_its_artifact_current_again(store: ArtifactStore) -> None:
     first, _ = produce(store, writer("one"))
     second, _ = produce(store, writer("two"), replace(RECIPE, code_version="2"))
