@@ -128,7 +128,7 @@ def _against(
 ) -> Comparison:
     """A re-search's choice beside the rubric in force."""
     if SHARED not in rubrics:
-        return kept(incumbent, population.again, "nothing is held out that could tell them apart")
+        return kept(incumbent, population.again, "rubrics of single prompts are not compared")
     seed = run.experiment.seed
     return compare(rubrics[SHARED], incumbent, population.again, evaluator, test, seed)
 
