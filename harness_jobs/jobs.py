@@ -3,6 +3,7 @@
 import dagster as dg
 
 from harness_assets.graph import LEADERBOARD, STUDY_REPORT
+from harness_assets.serving import rollback_deployment
 from harness_resources.environments import step_processes
 
 STAGES_OF_ALL = dg.AssetSelection.groups(
@@ -19,7 +20,14 @@ def _group_job(name: str, description: str, *groups: str) -> dg.JobDefinition:
     )
 
 
+@dg.job(executor_def=dg.in_process_executor)
+def rollback() -> None:
+    """A deployment target serves what it served before; the same as `harness rollback`."""
+    rollback_deployment()
+
+
 JOBS = [
+    rollback,
     _group_job("prepare_data", "Resolve, validate and split the experiment's data.", "datasets"),
     _group_job(
         "search_rubrics", "Search rubrics and select the best on held-out prompts.", "rubrics"

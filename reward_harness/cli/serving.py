@@ -33,11 +33,14 @@ def deploy(
     console.print(f"before: {manifest.previous_artifact_id or 'nothing'}")
 
 
-def rollback(target: TargetOption = "dev") -> None:
+def rollback(
+    target: TargetOption = "dev",
+    by: Annotated[str | None, typer.Option(help="default: the user's name")] = None,
+) -> None:
     """Serve what the target served before."""
     from reward_harness.rm.deployments import Deployments
 
-    manifest = Deployments(Workspace.discover(), target).rollback()
+    manifest = Deployments(Workspace.discover(), target).rollback(by)
     console.print(f"{target} now serves {manifest.artifact_id} ({manifest.artifact_digest[:12]})")
 
 
