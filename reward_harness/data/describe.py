@@ -25,10 +25,12 @@ from reward_harness.data.records import (
 )
 from reward_harness.data.splits import SPLITS, Split
 from reward_harness.evaluation.statistics import Interval, cluster_bootstrap_mean, wilson
-from reward_harness.hashing import derive_seed
+from reward_harness.hashing import derive_seed, unit_interval
 from reward_harness.manifest import Frozen, Metric
 
 EXAMPLES_SHOWN = 5
+RECORDS_SHOWN = 2
+EXAMPLE_CHARS = 240
 
 
 class Bounds(Frozen):
@@ -61,6 +63,14 @@ class SimilarPrompts(Frozen):
     similarity: float
 
 
+class Example(Frozen):
+    """One record as people read it; texts by kind, cut to ``EXAMPLE_CHARS``."""
+
+    record_id: str
+    prompt: str
+    texts: dict[str, str]
+
+
 class DatasetStats(Frozen):
     """Content of ``stats.json``."""
 
@@ -70,6 +80,7 @@ class DatasetStats(Frozen):
     records_sha256: str = Field(description="of the source's records before derivation")
     splits: dict[str, SplitStats]
     left_out: int
+    duplicates: int = Field(description="records whose prompt and texts occurred before")
     words_mean: dict[str, float] = Field(description="mean length by kind of text, all splits")
     longer_wins: Bounds | None = Field(
         default=None, description="share of pairs whose chosen side is longer; ties ½; by prompt"
@@ -78,6 +89,7 @@ class DatasetStats(Frozen):
     near_duplicate_threshold: float = THRESHOLD
     near_duplicates: Bounds
     near_duplicate_examples: list[SimilarPrompts]
+    examples: list[Example] = Field(description="training records in an order fixed by the seed")
 
 
 Texts = dict[str, list[str]]
@@ -102,6 +114,7 @@ def describe(
         records_sha256=records_sha256,
         splits={name: _split_stats(splits[name]) for name in SPLITS},
         left_out=left_out,
+        duplicates=len(records) - len({_content(r) for r in records}),
         words_mean={
             kind: _mean([_words(t) for t in texts]) for kind, texts in texts_of(records).items()
         },
@@ -111,7 +124,30 @@ def describe(
         },
         near_duplicates=Bounds.of(wilson(len(similar), len(_one_a_prompt(splits["test"])))),
         near_duplicate_examples=similar[:EXAMPLES_SHOWN],
+        examples=examples_of(splits["train"], seed),
     )
+
+
+def examples_of(train: Sequence[Record], seed: int) -> list[Example]:
+    """A few training records, the same for the same seed."""
+    ordered = sorted(train, key=lambda r: unit_interval(seed, "example", record_id(r)))
+    return [
+        Example(
+            record_id=record_id(record),
+            prompt=_cut(prompt_text(record.prompt)),
+            texts={kind: _cut(text) for kind, text in _TEXTS[type(record)](record)},
+        )
+        for record in ordered[:RECORDS_SHOWN]
+    ]
+
+
+def _content(record: Record) -> tuple[object, ...]:
+    return prompt_key(record.prompt), tuple(_TEXTS[type(record)](record))
+
+
+def _cut(text: str) -> str:
+    one_line = " ".join(text.split())
+    return one_line if len(one_line) <= EXAMPLE_CHARS else f"{one_line[:EXAMPLE_CHARS]}…"
 
 
 def similar_prompts(test: Sequence[Record], train: Sequence[Record]) -> list[SimilarPrompts]:
@@ -215,6 +251,7 @@ def metrics_of(stats: DatasetStats) -> dict[str, Metric]:
         f"prompts_{name}": Metric(value=split.prompts) for name, split in stats.splits.items()
     }
     metrics["left_out"] = Metric(value=stats.left_out)
+    metrics["duplicates"] = Metric(value=stats.duplicates, n=_total(stats), direction="min")
     metrics["turns_mean"] = Metric(
         value=stats.splits["train"].turns_mean, n=stats.splits["train"].records
     )
@@ -227,6 +264,11 @@ def metrics_of(stats: DatasetStats) -> dict[str, Metric]:
     near = _metric(stats.near_duplicates)
     metrics["near_duplicate_share"] = near.model_copy(update={"direction": "min"})
     return metrics
+
+
+def _total(stats: DatasetStats) -> int:
+    """Records of all splits."""
+    return sum(split.records for split in stats.splits.values())
 
 
 def _metric(share: Bounds) -> Metric:
@@ -249,6 +291,7 @@ def summary_of(stats: DatasetStats) -> str:
         for name, s in stats.splits.items()
     ]
     lines += ["", f"- left out as known to be invalid: {stats.left_out}"]
+    lines += [f"- duplicates (same prompt and texts): {stats.duplicates}"]
     lines += [f"- mean words, {kind}: {mean:.1f}" for kind, mean in stats.words_mean.items()]
     lines += [
         f"- share {name.replace('_', ' ')}: {_share(share)}" for name, share in stats.shares.items()
@@ -261,6 +304,9 @@ def summary_of(stats: DatasetStats) -> str:
         "- held-out prompts with a near-duplicate in train "
         f"(Jaccard ≥ {stats.near_duplicate_threshold}): {_share(stats.near_duplicates)}"
     )
+    for example in stats.examples:
+        lines += ["", f"Example `{example.record_id}`:", "", f"> {example.prompt}", ""]
+        lines += [f"- {kind}: {text}" for kind, text in example.texts.items()]
     return "\n".join(lines) + "\n"
 
 

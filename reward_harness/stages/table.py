@@ -55,6 +55,7 @@ def _dataset(name: str, field: str) -> Stage:
         group="datasets",
         builder=f"reward_harness.stages.datasets:{name}",
         sections=("dataset", f"dataset_{field}"),
+        code_version="2",
         wanted=lambda spec: getattr(spec.dataset, field) is not None,
     )
 

@@ -26,6 +26,7 @@ from reward_harness.data.records import StepwiseExample, prompt_key
 from reward_harness.data.steps import WRONG, is_right, matched_solutions, matched_steps
 from reward_harness.errors import TrainingError
 from reward_harness.evaluation.statistics import cluster_bootstrap_mean
+from reward_harness.evaluation.step_flags import first_wrong_step, flagged_by_position
 from reward_harness.hashing import canonical_json, derive_seed
 from reward_harness.manifest import Metric
 from reward_harness.models.reward_head import RewardModel
@@ -47,6 +48,8 @@ from reward_harness.training.reward_model import flattened
 
 TWIN_FOLDER = "outcome_model"
 RESAMPLES = 2000
+FLAGGED = ("flagged", "outcome_flagged")
+"""Metrics of the process model and of its twin; ``_at_<position>`` of the first wrong step."""
 Scores = npt.NDArray[np.float64]
 
 
@@ -198,7 +201,13 @@ def _measures(
         whole = [row for e in held for row in _whole(models[1], e)]
         scores.append(np.array(step_probabilities(models[1], whole)))
     rng = np.random.default_rng(derive_seed(job.seed, "flagged"))
-    return found | flagged_shares(scores, right, job.settings.false_flag_rate, rng)
+    rate = job.settings.false_flag_rate
+    found |= flagged_shares(scores, right, rate, rng)
+    first_wrong = [first_wrong_step(e.labels) for e in held]
+    for name, values in zip(FLAGGED, scores, strict=False):
+        for position, share in flagged_by_position(values, first_wrong, rate).items():
+            found[f"{name}_at_{position}"] = share.metric("max")
+    return found
 
 
 def _split(values: Sequence[float], sizes: Sequence[int]) -> list[Sequence[float]]:
@@ -231,7 +240,7 @@ def flagged_shares(
     A model's threshold is the ``rate`` quantile of its scores of right solutions. Intervals are
     percentiles over resampled right and wrong solutions, thresholds set anew in each.
     """
-    names = ("flagged", "outcome_flagged")[: len(scores)]
+    names = FLAGGED[: len(scores)]
     wrong, good = np.flatnonzero(~right), np.flatnonzero(right)
     point = [_flagged(values, good, wrong, rate) for values in scores]
     draws: list[list[float]] = []
