@@ -9,7 +9,7 @@ from __future__ import annotations
 import inspect
 import sys
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
@@ -17,89 +17,76 @@ from rich.console import Console
 from reward_harness.rubrics.search.flags import FLAGS, GROUPS, config_of, setting_of
 from reward_harness.workspace import Workspace
 
+if TYPE_CHECKING:
+    from reward_harness.rubrics.search.command import SearchReport
+    from reward_harness.rubrics.search.holdout import Holdout
+    from reward_harness.rubrics.search.opening import SearchRequest
+    from reward_harness.rubrics.search.session import SearchSession
+
 FILES, RESUME, SHOW = "Data and output", "Checkpoints", "Display"
+
+
+DATASET = typer.Option(help="ranked prompts, JSONL or JSON", rich_help_panel=FILES)
+OUTPUT = typer.Option(help="JSON file to write; records lie beside it", rich_help_panel=FILES)
+SEED = typer.Option(help="of all random choices", rich_help_panel=FILES)
+HOLDOUT = typer.Option(
+    help="share of the prompts (scope shared) or of each prompt's candidates that choose and "
+    "measure the rubric, unseen by the search",
+    rich_help_panel=FILES,
+)
+STORE = typer.Option(
+    help="SQLite file of all paid answers; default: the project's", rich_help_panel=FILES
+)
+COMPARE = typer.Option(
+    help="an earlier output: say whether the best rubrics are equal, exit 1 if not",
+    rich_help_panel=FILES,
+)
+FOLDER = typer.Option(
+    help="folder of the checkpoint; default: checkpoints/ beside the output",
+    rich_help_panel=RESUME,
+)
+EVERY = typer.Option(help="save after every generation", rich_help_panel=RESUME)
+INTERVAL = typer.Option(
+    help="without that: save at the first generation's end after so many seconds; 0 never",
+    rich_help_panel=RESUME,
+)
+RESUME_FROM = typer.Option(help="go on from a checkpoint (file or folder)", rich_help_panel=RESUME)
+ANYWAY = typer.Option(
+    "--resume-anyway",
+    help="even if it was made with other data or settings",
+    rich_help_panel=RESUME,
+)
+QUIET = typer.Option("--quiet", help="plain lines, no bar", rich_help_panel=SHOW)
+VERBOSE = typer.Option("--verbose", "-v", help="also say what is used", rich_help_panel=SHOW)
 
 
 def search(
     ctx: typer.Context,
-    dataset: Annotated[
-        Path, typer.Option(help="ranked prompts, JSONL or JSON", rich_help_panel=FILES)
-    ],
-    output: Annotated[
-        Path, typer.Option(help="JSON file to write; records lie beside it", rich_help_panel=FILES)
-    ],
-    seed: Annotated[int, typer.Option(help="of all random choices", rich_help_panel=FILES)] = 7,
-    holdout_fraction: Annotated[
-        float,
-        typer.Option(
-            help="share of the prompts that choose and measure the rubric, unseen by the search "
-            "(scope shared)",
-            rich_help_panel=FILES,
-        ),
-    ] = 0.2,
-    verdict_store: Annotated[
-        Path | None,
-        typer.Option(
-            help="SQLite file of all paid answers; default: the project's", rich_help_panel=FILES
-        ),
-    ] = None,
-    compare_with: Annotated[
-        Path | None,
-        typer.Option(
-            help="an earlier output: say whether the best rubrics are equal, exit 1 if not",
-            rich_help_panel=FILES,
-        ),
-    ] = None,
-    checkpoint_dir: Annotated[
-        Path | None,
-        typer.Option(
-            help="folder of the checkpoint; default: checkpoints/ beside the output",
-            rich_help_panel=RESUME,
-        ),
-    ] = None,
-    checkpoint_every_generation: Annotated[
-        bool, typer.Option(help="save after every generation", rich_help_panel=RESUME)
-    ] = True,
-    checkpoint_interval_seconds: Annotated[
-        float,
-        typer.Option(
-            help="without that: save at the first generation's end after so many seconds; 0 never",
-            rich_help_panel=RESUME,
-        ),
-    ] = 0.0,
-    resume_from: Annotated[
-        Path | None,
-        typer.Option(help="go on from a checkpoint (file or folder)", rich_help_panel=RESUME),
-    ] = None,
-    resume_anyway: Annotated[
-        bool,
-        typer.Option(
-            "--resume-anyway",
-            help="even if it was made with other data or settings",
-            rich_help_panel=RESUME,
-        ),
-    ] = False,
-    quiet: Annotated[
-        bool, typer.Option("--quiet", help="plain lines, no bar", rich_help_panel=SHOW)
-    ] = False,
-    verbose: Annotated[
-        bool, typer.Option("--verbose", "-v", help="also say what is used", rich_help_panel=SHOW)
-    ] = False,
+    dataset: Annotated[Path, DATASET],
+    output: Annotated[Path, OUTPUT],
+    seed: Annotated[int, SEED] = 7,
+    holdout_fraction: Annotated[float, HOLDOUT] = 0.2,
+    verdict_store: Annotated[Path | None, STORE] = None,
+    compare_with: Annotated[Path | None, COMPARE] = None,
+    checkpoint_dir: Annotated[Path | None, FOLDER] = None,
+    checkpoint_every_generation: Annotated[bool, EVERY] = True,
+    checkpoint_interval_seconds: Annotated[float, INTERVAL] = 0.0,
+    resume_from: Annotated[Path | None, RESUME_FROM] = None,
+    resume_anyway: Annotated[bool, ANYWAY] = False,
+    quiet: Annotated[bool, QUIET] = False,
+    verbose: Annotated[bool, VERBOSE] = False,
     **settings: Any,
 ) -> None:
     """Find the rubric whose scores order the responses of ranked prompts as their ranks, or a
     judge, do. Also run by bare flags: python -m reward_harness.cli --dataset … --output …
     """
-    from reward_harness.cli.search_display import shown
-    from reward_harness.rubrics.search.command import run_search
     from reward_harness.rubrics.search.opening import Checkpoints, SearchRequest
     from reward_harness.rubrics.search.run_records import Invocation
 
-    config = config_of(settings)
     request = SearchRequest(
         dataset=dataset.resolve(),
         output=output.resolve(),
-        config=config,
+        config=config_of(settings),
         invocation=Invocation(tuple(sys.argv[1:]), normalized_argv(ctx)),
         seed=seed,
         holdout_fraction=holdout_fraction,
@@ -112,13 +99,24 @@ def search(
             resume_anyway,
         ),
     )
+    _run(request, quiet=quiet, verbose=verbose)
+    if compare_with is not None:
+        _compare(compare_with, request.output)
+
+
+def _run(request: SearchRequest, *, quiet: bool, verbose: bool) -> None:
+    """Search, showing how it goes, and say what came of it."""
+    from reward_harness.cli.search_display import shown
+    from reward_harness.rubrics.search.command import run_search
+
     console = Console(stderr=True)
 
-    def opened(session: Any, holdout: Any) -> None:
+    def opened(session: SearchSession, holdout: Holdout) -> None:
         if verbose:
             console.print(
                 f"backend {session.backend}, {len(holdout.searched)} prompts to search on, "
-                f"{len(holdout.validation)} to choose on, {len(holdout.test)} to measure on",
+                f"{len(holdout.validation)} to choose on, {len(holdout.test)} to measure on, "
+                f"{len(holdout.held)} with held-out candidates",
                 highlight=False,
             )
 
@@ -126,11 +124,9 @@ def search(
         report = run_search(request, Workspace.discover(), sink, opened)
     for line in _told(report):
         typer.echo(line)
-    if compare_with is not None:
-        _compare(compare_with, request.output)
 
 
-def _told(report: Any) -> list[str]:
+def _told(report: SearchReport) -> list[str]:
     """The end of a run, in lines."""
     found, first, gain = (
         report.heldout.agreement,

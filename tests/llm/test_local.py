@@ -160,3 +160,27 @@ def test_the_identity_names_the_model():
     tiny = SearchConfig(backend="local", local_model=TINY)
     assert backend_identity(tiny) == "local:random:tiny-causal::float32"
     assert backend_identity(default) != backend_identity(tiny)
+
+
+async def test_questions_are_in_the_locale_of_the_templates(cache, tmp_path, monkeypatch):
+    asked: list[str] = []
+
+    async def noted(self, role, system, user, sides):
+        asked.append(f"{system}\n{user}")
+        return 1.0
+
+    monkeypatch.setattr("reward_harness.llm.local.LocalGateway.log_odds", noted)
+    prompts = Path(__file__).parents[2] / "prompts"
+    for locale in ("en", "zh"):
+        templates = load_templates(prompts, locale)
+        roles = open_local_roles(TINY, templates, tmp_path / "v.sqlite", cache)
+        await roles.grade("why", "```because```", CRITERIA[:1], "unit_0_1")
+        await roles.compare("why", "left text", "right text")
+        await roles.aclose()
+    english, chinese = asked[:3], asked[3:]
+    assert len(chinese) == 3  # another locale is another question
+    assert all("Answer" in text and "回答" not in text for text in english)
+    assert all("提示" in text and "Answer" not in text for text in chinese)
+    assert all("````text" in text for text in (english[0], chinese[0]))
+    assert "It says a." in english[0]
+    assert "It says a." in chinese[0]
