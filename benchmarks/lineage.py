@@ -51,9 +51,9 @@ EDITED = "exp-0007"
 
 
 def stage_names() -> list[str]:
-    """The graph's own stages, and as many more after them as it takes."""
+    """The graph's own stages, and more after them where it takes some to reach the number."""
     more = [f"further_{n}" for n in range(STAGES_EACH - len(STAGES))]
-    return [*STAGES, *more][:STAGES_EACH]
+    return [*STAGES, *more]
 
 
 def inputs_of(stage: str, made: dict[str, str]) -> dict[str, str]:
@@ -189,14 +189,15 @@ def measure(root: Path, experiments: int) -> dict[str, object]:
     for turn in range(ROUNDS):
         for name, arguments in asked.items():
             times[name].append(seconds(arguments, root))
-        folder = root / "data/runs" / EDITED / "further_0"
-        publish(folder, EDITED, "further_0", {}, f"again {turn}", BEGIN + timedelta(days=99 + turn))
+        folder = root / "data/runs" / EDITED / "rl_prompts"
+        at = BEGIN + timedelta(days=99 + turn)
+        publish(folder, EDITED, "rl_prompts", {}, f"again {turn}", at)
         refreshes.append(seconds(asked["impact"], root))
     return {
         "machine": f"{os.cpu_count()} cores, {platform.machine()}",
         "python": platform.python_version(),
         "experiments": experiments,
-        "stages_each": STAGES_EACH,
+        "stages_each": len(stage_names()),
         "rounds": ROUNDS,
         "rebuild_s": round(rebuild, 2),
         "refresh_median_s": round(statistics.median(refreshes), 2),
