@@ -134,6 +134,11 @@ def test_a_better_rubric_replaces_the_incumbent_with_the_comparison_beside_it(
     assert note["difference"]["ci_low"] > 0
     assert best.manifest.metrics["heldout_agreement"].value == note["challenger"]["value"]
     assert metadata["made"].value.startswith("re-search 2026-01-05: found by this run; ")
+    criteria = [row.data for row in metadata["criteria"].records]
+    assert "mentions" in criteria[0]["criterion"] and criteria[0]["graded by"] == "model"
+    better, worse = (float(grade) for grade in criteria[0]["grades"].split(" : "))
+    assert better > worse
+    assert "data:image/png;base64," in metadata["summary"].value
     assert {"rubric_population", "best_rubric"}.isdisjoint(planned(workspace, "better"))
 
 
