@@ -10,10 +10,16 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from reward_harness.rewards.auto import AutoRM
     from reward_harness.rewards.base import BaseRM
+    from reward_harness.rewards.cached import CachedRM
     from reward_harness.rewards.classifier import ClassifierRM
+    from reward_harness.rewards.drsow import DrSow
     from reward_harness.rewards.ensemble import EnsembleRM
+    from reward_harness.rewards.judge import LLMJudge
     from reward_harness.rewards.load import load_rm
+    from reward_harness.rewards.mixtures import CompositeRM, MixedRM
+    from reward_harness.rewards.process import ProcessRM
     from reward_harness.rewards.programmatic import ProgrammaticRM
     from reward_harness.rewards.remote import RemoteRM
     from reward_harness.rewards.rubric import RubricRM
@@ -23,11 +29,18 @@ if TYPE_CHECKING:
     from reward_harness.spec import ExperimentSpec
 
 _HOMES = {
+    "AutoRM": "reward_harness.rewards.auto",
     "BaseRM": "reward_harness.rewards.base",
+    "CachedRM": "reward_harness.rewards.cached",
     "ClassifierRM": "reward_harness.rewards.classifier",
+    "CompositeRM": "reward_harness.rewards.mixtures",
     "Criterion": "reward_harness.rubrics.types",
+    "DrSow": "reward_harness.rewards.drsow",
     "EnsembleRM": "reward_harness.rewards.ensemble",
     "ExperimentSpec": "reward_harness.spec",
+    "LLMJudge": "reward_harness.rewards.judge",
+    "MixedRM": "reward_harness.rewards.mixtures",
+    "ProcessRM": "reward_harness.rewards.process",
     "ProgrammaticRM": "reward_harness.rewards.programmatic",
     "RemoteRM": "reward_harness.rewards.remote",
     "Rubric": "reward_harness.rubrics.types",
@@ -39,11 +52,18 @@ _HOMES = {
 }
 
 __all__ = [
+    "AutoRM",
     "BaseRM",
+    "CachedRM",
     "ClassifierRM",
+    "CompositeRM",
     "Criterion",
+    "DrSow",
     "EnsembleRM",
     "ExperimentSpec",
+    "LLMJudge",
+    "MixedRM",
+    "ProcessRM",
     "ProgrammaticRM",
     "RemoteRM",
     "Rubric",
