@@ -15,86 +15,33 @@ import json
 import os
 import shutil
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from pydantic import Field, ValidationError
+from pydantic import ValidationError
 
 from reward_harness.errors import ArtifactError
-from reward_harness.hashing import canonical_json, digest_file, digest_json
+from reward_harness.hashing import canonical_json, digest_file
 from reward_harness.locking import file_lock
 from reward_harness.manifest import (
     MANIFEST_NAME,
     Code,
     Environment,
-    Frozen,
     Manifest,
     Outcome,
     Output,
     Reproduce,
     outputs_digest,
 )
+from reward_harness.recipe import Publication as Publication
+from reward_harness.recipe import Recipe as Recipe
+from reward_harness.recipe import reproduce_argv
 
 GATES_NAME = "gates.json"
 PUBLICATIONS_NAME = "publications.jsonl"
 SPECS_FOLDER = "specs"
-
-
-@dataclass(frozen=True, slots=True)
-class Recipe:
-    """Everything that decides what a stage makes; equal recipes make one artifact.
-
-    ``again`` names a deliberate repetition: it is made once beside what is published, and whoever
-    asks for the recipe without a name is given the newest.
-    """
-
-    experiment: str
-    stage: str
-    code_version: str
-    sections: Mapping[str, str]
-    inputs: Mapping[str, str]
-    extra: Mapping[str, Any] = field(default_factory=dict[str, Any])
-    again: str = ""
-
-    @property
-    def work_key(self) -> str:
-        """Names what an unfinished build leaves behind, apart for each repetition."""
-        return digest_json([self.digest, self.again]) if self.again else self.digest
-
-    @property
-    def digest(self) -> str:
-        return digest_json(
-            {
-                "stage": self.stage,
-                "code_version": self.code_version,
-                "sections": dict(self.sections),
-                "inputs": dict(self.inputs),
-                "extra": dict(self.extra),
-            }
-        )
-
-    @property
-    def spec_digest(self) -> str:
-        """Digest of the spec sections alone; names the snapshot under ``<experiment>/specs``."""
-        return digest_json(dict(self.sections))
-
-
-class Publication(Frozen):
-    """One line of ``publications.jsonl``: when and from what an artifact was made or made again.
-
-    ``notes`` are of this making; the manifest keeps those of the first.
-    """
-
-    digest: str
-    recipe: str
-    inputs: dict[str, str]
-    spec_digest: str
-    run_id: str
-    published_at: str
-    again: str = ""
-    notes: dict[str, Any] = Field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -307,7 +254,7 @@ class ArtifactStore:
             metrics=dict(outcome.metrics),
             gates=dict(outcome.gates),
             cost=outcome.cost,
-            reproduce=Reproduce(argv=_reproduce_argv(recipe)),
+            reproduce=Reproduce(argv=reproduce_argv(recipe)),
             notes=dict(outcome.notes),
         )
         for path in files:
@@ -385,14 +332,3 @@ def _last_byte(descriptor: int, size: int) -> bytes:
 
 def _now() -> str:
     return datetime.now(UTC).isoformat(timespec="milliseconds")
-
-
-def _reproduce_argv(recipe: Recipe) -> list[str]:
-    inputs = [
-        part
-        for name, digest in sorted(recipe.inputs.items())
-        for part in ("--input", f"{name}={digest}")
-    ]
-    spec = ["--spec-digest", recipe.spec_digest]
-    again = ["--again", recipe.again] if recipe.again else []
-    return ["harness", "stage", recipe.experiment, recipe.stage, *spec, *inputs, *again]
