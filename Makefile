@@ -43,10 +43,11 @@ format: setup ## let ruff rewrite what it can
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-bench: setup ## measure start-up, graph overhead and search; results in benchmarks/results/
+bench: setup ## measure start-up, graph overhead, search and lineage; results in benchmarks/results/
 	$(BIN)/python -m benchmarks.graph
 	$(BIN)/python -m benchmarks.gateway
 	$(BIN)/python -m benchmarks.search
+	$(BIN)/python -m benchmarks.lineage
 
 lock: ## resolve pyproject.toml again and rewrite requirements.lock
 	rm -rf build/lock && $(PYTHON) -m venv build/lock
