@@ -67,6 +67,11 @@ _INTRO = (
 def weights_lead(results: WeightsResults) -> str:
     """The page's first sentence."""
     alone, best = results.rows[0], _best(results)
+    if best is alone:
+        return (
+            "No weighting picks the response that people ranked first more often than the learned "
+            f"reward alone: {inline(alone.best_share, 'percent')} prompts."
+        )
     return (
         f"The learned reward alone picks verbose responses for "
         f"{inline(alone.verbose_rate, 'percent')} prompts; {_name(best.weights)} most often picks "
