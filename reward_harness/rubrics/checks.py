@@ -20,6 +20,7 @@ from pydantic import Field, field_validator, model_validator
 from reward_harness.manifest import Frozen
 from reward_harness.rubrics import wording
 
+REGEX_FLAGS = {True: re.MULTILINE | re.IGNORECASE, False: re.MULTILINE}
 MAX_REGEX_CHARS = 20_000
 
 
@@ -269,9 +270,7 @@ class Regex(Frozen):
         return pattern
 
     def grade(self, prompt: str, response: str) -> float:
-        compiled = re.compile(
-            self.pattern, re.MULTILINE | (re.IGNORECASE if self.ignore_case else 0)
-        )
+        compiled = re.compile(self.pattern, REGEX_FLAGS[self.ignore_case])
         found = sum(1 for _ in compiled.finditer(response[:MAX_REGEX_CHARS]))
         return _share(found, self.min_count)
 

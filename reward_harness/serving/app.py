@@ -14,6 +14,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import asynccontextmanager
 from typing import Any, cast
@@ -47,7 +48,7 @@ from reward_harness.serving.wire import (
     error_of,
 )
 
-router = APIRouter()
+router = APIRouter()  # routes are tried in order: the busy ones first
 
 
 def create_app(source: Source, settings: ServerSettings | None = None) -> FastAPI:
@@ -79,6 +80,61 @@ def create_app(source: Source, settings: ServerSettings | None = None) -> FastAP
         Front, settings=settings, telemetry=context.telemetry, audit=audit, routes=paths
     )
     return app
+
+
+@router.post("/score")
+async def score(body: AnyScoreBody, request: Request) -> Response:
+    """Score one response; other protocols' bodies are theirs to answer."""
+    if not isinstance(body, ScoreBody):
+        return await score_foreign(body, request)
+    context, trace = _context(request), _trace(request)
+    trace.prompt_id = body.prompt_id
+    if body.chars > context.settings.limits.text_chars:
+        raise _too_long(context)
+    with context.source.lease() as served:
+        trace.artifact_id, trace.digest = served.artifact.artifact_id, served.digest
+        result = (await served.scorer.score([body.item()]))[0]
+        _count(context, [result])
+        if not isinstance(result, Scored):
+            raise error_of(result)
+        reply = _reply(served, body, result)
+    return _json(
+        {
+            "request_id": trace.request_id,
+            "digest": served.digest,
+            **reply.model_dump(),
+            **_signature(context, trace, body, result),
+            "latency_ms": trace.latency_ms,
+        }
+    )
+
+
+@router.post("/batch_score")
+async def batch_score(body: BatchBody, request: Request) -> Response:
+    """Score many responses; a bad item fails alone."""
+    context, trace = _context(request), _trace(request)
+    limit = context.settings.limits.batch_items
+    if len(body.items) > limit:
+        raise ServerError(413, "batch_too_large", f"a batch has at most {limit} items")
+    parsed = [_parsed(context, item) for item in body.items]
+    good = [item for item in parsed if isinstance(item, ScoreBody)]
+    with context.source.lease() as served:
+        trace.artifact_id, trace.digest = served.artifact.artifact_id, served.digest
+        found = await served.scorer.score([item.item() for item in good]) if good else []
+        _count(context, found)
+        scored = iter(found)
+        results = [
+            _entry(context, trace, index, item, served, scored) for index, item in enumerate(parsed)
+        ]
+        return _json(
+            {
+                "request_id": trace.request_id,
+                "artifact_id": served.artifact.artifact_id,
+                "digest": served.digest,
+                "results": results,
+                "latency_ms": trace.latency_ms,
+            }
+        )
 
 
 @router.get("/healthz")
@@ -126,59 +182,6 @@ async def metrics(request: Request) -> Response:
     return Response(_context(request).telemetry.render(), media_type=telemetry.CONTENT_TYPE)
 
 
-@router.post("/score")
-async def score(body: AnyScoreBody, request: Request) -> Response:
-    """Score one response; other protocols' bodies are theirs to answer."""
-    if not isinstance(body, ScoreBody):
-        return await score_foreign(body, request)
-    context, trace = _context(request), _trace(request)
-    trace.prompt_id = body.prompt_id
-    if body.chars > context.settings.limits.text_chars:
-        raise _too_long(context)
-    with context.source.lease() as served:
-        trace.artifact_id, trace.digest = served.artifact.artifact_id, served.digest
-        result = (await served.scorer.score([body.item()]))[0]
-        _count(context, result)
-        if not isinstance(result, Scored):
-            raise error_of(result)
-        reply = _reply(served, body, result)
-    return _json(
-        {
-            "request_id": trace.request_id,
-            "digest": served.digest,
-            **reply.model_dump(),
-            **_signature(context, trace, body, result),
-            "latency_ms": trace.latency_ms,
-        }
-    )
-
-
-@router.post("/batch_score")
-async def batch_score(body: BatchBody, request: Request) -> Response:
-    """Score many responses; a bad item fails alone."""
-    context, trace = _context(request), _trace(request)
-    limit = context.settings.limits.batch_items
-    if len(body.items) > limit:
-        raise ServerError(413, "batch_too_large", f"a batch has at most {limit} items")
-    parsed = [_parsed(context, item) for item in body.items]
-    good = [item for item in parsed if isinstance(item, ScoreBody)]
-    with context.source.lease() as served:
-        trace.artifact_id, trace.digest = served.artifact.artifact_id, served.digest
-        scored = iter(await served.scorer.score([item.item() for item in good]) if good else [])
-        results = [
-            _entry(context, trace, index, item, served, scored) for index, item in enumerate(parsed)
-        ]
-        return _json(
-            {
-                "request_id": trace.request_id,
-                "artifact_id": served.artifact.artifact_id,
-                "digest": served.digest,
-                "results": results,
-                "latency_ms": trace.latency_ms,
-            }
-        )
-
-
 def _parsed(context: Context, item: Any) -> ScoreBody | ServerError:
     try:
         body = ScoreBody.model_validate(item)
@@ -198,7 +201,6 @@ def _entry(
     if isinstance(item, ServerError):
         return _failed_entry(trace, index, item)
     result: ScoreResult = next(scored)
-    _count(context, result)
     if not isinstance(result, Scored):
         return _failed_entry(trace, index, error_of(result))
     signature = _signature(context, trace, item, result)
@@ -241,9 +243,10 @@ def _reply(served: Served, body: ScoreBody, result: Scored) -> ScoreReply:
     )
 
 
-def _count(context: Context, result: ScoreResult) -> None:
-    label = "scored" if isinstance(result, Scored) else error_of(result).code
-    context.telemetry.items.labels(label).inc()
+def _count(context: Context, results: Sequence[ScoreResult]) -> None:
+    labels = Counter("scored" if isinstance(r, Scored) else error_of(r).code for r in results)
+    for label, number in labels.items():
+        context.telemetry.items.labels(label).inc(number)
 
 
 def _too_long(context: Context) -> ServerError:

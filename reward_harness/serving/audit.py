@@ -53,6 +53,11 @@ class AuditLog:
             path.parent.mkdir(parents=True, exist_ok=True)
             self._stream = _open(path)
 
+    @property
+    def kept(self) -> bool:
+        """Whether there is a file to write to."""
+        return self._stream is not None
+
     def write(self, line: AuditLine) -> None:
         """Append one line."""
         if self._stream is None:

@@ -144,8 +144,9 @@ class Front:
 
     def _record(self, trace: Trace) -> None:
         endpoint = trace.endpoint if trace.endpoint in self._routes else OTHER
-        self._telemetry.requests.labels(endpoint, str(trace.status)).inc()
-        self._telemetry.latency.labels(endpoint).observe(trace.latency_ms / 1000)
+        self._telemetry.count_request(endpoint, trace.status, trace.latency_ms / 1000)
+        if not self._audit.kept:
+            return
         self._audit.write(
             AuditLine(
                 request_id=trace.request_id,

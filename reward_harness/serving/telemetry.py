@@ -36,6 +36,17 @@ class Telemetry:
             "harness_in_flight", "Scoring requests being answered.", registry=self._registry
         )
 
+        self._by_route: dict[tuple[str, int], tuple[Counter, Histogram]] = {}
+
+    def count_request(self, endpoint: str, status: int, seconds: float) -> None:
+        """Note one answer; looking a child up by its labels costs more than counting."""
+        found = self._by_route.get((endpoint, status))
+        if found is None:
+            found = self.requests.labels(endpoint, str(status)), self.latency.labels(endpoint)
+            self._by_route[endpoint, status] = found
+        found[0].inc()
+        found[1].observe(seconds)
+
     def render(self) -> bytes:
         """The exposition text."""
         return generate_latest(self._registry)
