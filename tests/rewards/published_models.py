@@ -28,7 +28,7 @@ SIZES = {
 }
 DECODER = {**SIZES, "num_key_value_heads": 2, "max_position_embeddings": 512}
 
-INTERNLM_CODE = '''
+INTERNLM_CODE = """
 import torch
 from torch import nn
 from transformers import LlamaConfig, LlamaModel, LlamaPreTrainedModel
@@ -47,7 +47,7 @@ class InternLM2ForRewardModel(LlamaPreTrainedModel):
         self.model = LlamaModel(config)
         self.v_head = nn.Linear(config.hidden_size, 1, bias=False)
         self.post_init()
-'''
+"""
 
 
 def save(model, tokenizer, folder: Path) -> Path:

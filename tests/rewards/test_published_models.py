@@ -2,7 +2,6 @@
 
 from pathlib import Path
 
-from tests.rewards import published_models as tiny
 import pytest
 import torch
 from transformers import (
@@ -16,6 +15,7 @@ from reward_harness.errors import ArtifactError, ScoringError, SpecError
 from reward_harness.models.published import NATIVE
 from reward_harness.rewards.base import Failed, conversation_of
 from reward_harness.rewards.pretrained import load_pretrained
+from tests.rewards import published_models as tiny
 
 CHATS = [
     conversation_of("what is two and two?", "it is four, as everybody who can count should know"),
@@ -88,9 +88,7 @@ def test_batches_keep_to_the_token_budget_and_each_text_is_tokenised_once(room, 
 
 def test_too_long_a_conversation_keeps_its_end(room: Path):
     rm = load_pretrained(tiny.llama_classifier(room / "long"), max_length=16)
-    value, details = rm.score(
-        conversation_of("question " * 50, "the end"), return_details=True
-    )
+    value, details = rm.score(conversation_of("question " * 50, "the end"), return_details=True)
     assert details["tokens_scored"] == 16
     assert value == pytest.approx(rm.score(conversation_of("question " * 80, "the end")), abs=1e-5)
 
@@ -187,9 +185,7 @@ def test_rlhflow_prm_reads_plus_against_minus_step_by_step(room: Path):
             logits = model(torch.tensor([ids])).logits[0, answer - 1, marks]
         expected.append(float(logits.softmax(-1)[0]))
     assert rm.score_steps("2+2?", RESPONSE) == pytest.approx(expected, abs=1e-5)
-    assert rm.score(prompt="2+2?", response=RESPONSE) == pytest.approx(
-        sum(expected) / 3, abs=1e-5
-    )
+    assert rm.score(prompt="2+2?", response=RESPONSE) == pytest.approx(sum(expected) / 3, abs=1e-5)
 
 
 def test_a_token_classifier_scores_the_separator_after_each_step(room: Path):
