@@ -257,6 +257,8 @@ def reward_manager(wheels, tokenizer, monkeypatch):
     reward = load_file(find(wheels, "trainer/ppo/reward.py"), "verl_reward")
     naive = load_file(find(wheels, "reward_loop/reward_manager/naive.py"), "verl_naive")
 
+    managers = []
+
     def make(**reward_kwargs):
         function = {
             "path": "pkg://reward_harness.integrations.verl",
@@ -264,9 +266,14 @@ def reward_manager(wheels, tokenizer, monkeypatch):
             "reward_kwargs": reward_kwargs,
         }
         config = types.SimpleNamespace(reward={"custom_reward_function": function})
-        return naive.NaiveRewardManager(config, tokenizer, reward.get_custom_reward_fn(config))
+        managers.append(
+            naive.NaiveRewardManager(config, tokenizer, reward.get_custom_reward_fn(config))
+        )
+        return managers[-1]
 
-    return make
+    yield make
+    for manager in managers:
+        manager.loop.close()
 
 
 def _manager_init(self, config, tokenizer, compute_score) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 import time
+from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, cast
@@ -60,9 +61,9 @@ async def scored(
         trace.artifact_id = artifact
         items = [Item(conversation) for conversation in conversations]
         results = await served.scorer.score(items) if items else []
-        for result in results:
-            label = "scored" if isinstance(result, Scored) else error_of(result).code
-            context.telemetry.items.labels(label).inc()
+        labels = Counter("scored" if isinstance(r, Scored) else error_of(r).code for r in results)
+        for label, count in labels.items():
+            context.telemetry.items.labels(label).inc(count)
         missing = [result for result in results if not isinstance(result, Scored)]
         if missing:
             lasting = [m for m in missing if not (isinstance(m, Failed) and m.retriable)]
