@@ -168,8 +168,10 @@ class ModelFeedback:
         if isinstance(back, Failed):
             return back
         consistent = there[0] == -back[0]
-        surer = min(there[1], back[1], key=LEVELS.index)
-        return Preferred(there[0] if consistent else 0, surer if consistent else "low", consistent)
+        surer: Confidence = min(there[1], back[1], key=LEVELS.index)
+        if not consistent:
+            return Preferred(0, "low", False)
+        return Preferred(there[0], surer)
 
     async def draft(self, prompt: str) -> str | Failed:
         given = await self._ask("proposer", self.constitution.draft, {"prompt": prompt}, _response)
@@ -235,7 +237,7 @@ class ModelFeedback:
 def _judgement(reply: str) -> dict[str, Any]:
     found = find_object(reply, "preference")
     preference, confidence = found["preference"], found.get("confidence")
-    if preference not in (1, -1, 0) or isinstance(preference, bool):
+    if preference is True or preference not in (1, -1, 0):
         raise ReplyError("preference is not 1, -1 or 0")
     if confidence not in LEVELS:
         raise ReplyError("confidence is not low, medium or high")

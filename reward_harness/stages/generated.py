@@ -291,7 +291,7 @@ def _sample(
 
     run.services.progress(Progress(run.stage.name, 0, 2, f"sampling {len(prompts)} responses"))
     compute = run.experiment.compute
-    device = resolve_device(run.services.device or compute.device)
+    device = run.services.device or resolve_device(compute.device)
     model, tokenizer = load_policy_folder(folder, dtype=compute.generation_dtype, device=device)
     found = generate(
         model,

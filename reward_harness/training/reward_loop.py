@@ -67,18 +67,19 @@ class Sample(Protocol):
 
 
 S = TypeVar("S", bound=Sample)
+Learned = TypeVar("Learned", bound=Sample, contravariant=True)
 
 
-class Objective(Protocol[S]):
+class Objective(Protocol[Learned]):
     """What a method learns. ``loss`` gives the mean over the part, and values (N, V) for a row."""
 
     name: str
 
-    def solve_head(self, model: RewardModel, samples: Sequence[S]) -> Tensor:
+    def solve_head(self, model: RewardModel, samples: Sequence[Learned]) -> Tensor:
         """Head weights (H,) that are best for the frozen backbone."""
         ...
 
-    def loss(self, model: RewardModel, part: Sequence[S]) -> tuple[Tensor, Tensor]:
+    def loss(self, model: RewardModel, part: Sequence[Learned]) -> tuple[Tensor, Tensor]:
         """Mean loss of the samples with gradient, and numbers for ``describe``."""
         ...
 

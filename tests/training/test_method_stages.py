@@ -47,9 +47,11 @@ dataset:
   scores: {{repeats: 5}}
   distilled: {{min_margin: 0.01}}
 reward_model:
+  serve: ensemble
+  gates: {{enforce: false, heldout_prompts: 8, attacked_responses: 4}}
   bt: {{pairs: ai_preferences}}
   rubric: {TINY}
-  ensemble: {TINY}
+  ensemble: {TINY[:-1]}, members: 2}}
   process: {TINY}
   distilled: {TINY}
 policy:
@@ -126,7 +128,8 @@ def test_the_rubric_model_is_compared_with_bradley_terry_on_the_same_pairs(proje
 def test_iterative_dpo_is_judged_by_the_reward_it_is_not_trained_on(project):
     artifact = project.made["iterative_dpo_checkpoint"]
     job = json.loads(artifact.file("job.json").read_text())
-    assert job["reward"]["kind"] == "artifact" and job["judge"]["kind"] == "classifier"
+    assert job["reward"]["digest"] != job["judge"]["digest"]
+    assert job["reward"]["kind"] == "artifact" and job["judge"]["kind"] == "artifact"
     assert "judge_gain_round_2" in artifact.manifest.metrics
     assert {r["round"] for r in lines(artifact.file("metrics.jsonl"))} == {1, 2}
 
