@@ -47,6 +47,7 @@ bench: setup ## measure start-up, graph overhead, search and lineage; results in
 	$(BIN)/python -m benchmarks.graph
 	$(BIN)/python -m benchmarks.gateway
 	$(BIN)/python -m benchmarks.search
+	$(BIN)/python -m benchmarks.serving
 	$(BIN)/python -m benchmarks.lineage
 
 lock: ## resolve pyproject.toml again and rewrite requirements.lock
