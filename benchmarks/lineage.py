@@ -1,4 +1,4 @@
-"""How soon a question about 1,000 experiments of 20 stages is answered by a cold process.
+"""How soon a question about 1,000 experiments of 20 stages or more is answered by a cold process.
 
     python -m benchmarks.lineage [experiments]
 
