@@ -11,7 +11,7 @@ Several members (an ensemble, a process model and its twin) train one after anot
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
@@ -33,6 +33,7 @@ from reward_harness.training.context import (
     check_finite,
     start_and_end,
 )
+from reward_harness.training.order import Sample, batches, learning_rate_factor
 from reward_harness.training.policy_model import lora_adapted
 
 if TYPE_CHECKING:
@@ -45,25 +46,11 @@ SAVE_EVERY = 25
 MICRO_BATCH_TOKENS = 2048
 """Padded tokens of one pass: throughput on a CPU is flat beyond, memory is not."""
 
-SORTED_BATCHES = 16
-"""Batches whose samples are sorted together by length: little padding, and a random order still."""
-
 WARM_MIN, WARM_MAX = 256, 2048
 """Bounds of the samples that the head is solved on: as many as training will see, whose features
 cost a third of training on them."""
 
 MAX_GRAD_NORM = 1.0
-
-
-class Sample(Protocol):
-    """One item of a batch: ``length`` of its longest row, its ``tokens``, its ``width`` padded."""
-
-    @property
-    def length(self) -> int: ...
-    @property
-    def tokens(self) -> int: ...
-    @property
-    def width(self) -> int: ...
 
 
 S = TypeVar("S", bound=Sample)
@@ -304,39 +291,6 @@ def steps_of(settings: RewardOptim, samples: int) -> int:
     if samples == 0:
         raise TrainingError("no samples to train a reward model on")
     return settings.max_steps or math.ceil(samples / settings.batch_size * settings.epochs)
-
-
-def batches(samples: Sequence[Sample], size: int, total: int, seed: int) -> Iterator[list[int]]:
-    """``total`` batches of ``size`` samples in seeded, length-grouped order.
-
-    Each epoch is a permutation, cut into runs of ``SORTED_BATCHES`` batches that are sorted by
-    length inside; the batches of an epoch then come in random order.
-    """
-    made, epoch = 0, 0
-    while True:
-        generator = torch.Generator().manual_seed(derive_seed(seed, "bt", "epoch", epoch))
-        order = torch.randperm(len(samples), generator=generator).tolist()
-        run = size * SORTED_BATCHES
-        grouped = [
-            index
-            for start in range(0, len(order), run)
-            for index in sorted(order[start : start + run], key=lambda i: samples[i].length)
-        ]
-        cut = [grouped[start : start + size] for start in range(0, len(grouped), size)]
-        for index in torch.randperm(len(cut), generator=generator).tolist():
-            if made == total:
-                return
-            made += 1
-            yield cut[index]
-        epoch += 1
-
-
-def learning_rate_factor(step: int, total: int, warmup_fraction: float) -> float:
-    """Linear warm-up to 1, then a cosine that would reach 0 at ``total``; steps count from 0."""
-    warmup = math.ceil(total * warmup_fraction)
-    if step < warmup:
-        return (step + 1) / warmup
-    return 0.5 * (1 + math.cos(math.pi * (step - warmup) / max(total - warmup, 1)))
 
 
 def _groups(model: RewardModel, settings: RewardOptim) -> list[dict[str, Any]]:

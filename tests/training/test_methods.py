@@ -21,7 +21,7 @@ from reward_harness.training.bradley_terry import bradley_terry_loss, warm_head
 from reward_harness.training.dpo import encode_pairs
 from reward_harness.training.grpo import GroupReward
 from reward_harness.training.heldout import heldout_measures
-from reward_harness.training.reward_loop import batches
+from reward_harness.training.order import batches
 from reward_harness.training.reward_model import encode_pair
 from reward_harness.training.sft import labelled
 from reward_harness.training.worker import run_job

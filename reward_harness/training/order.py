@@ -1,0 +1,58 @@
+"""In which order samples are seen, and how fast is learned at each step: seeds decide, no state."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from typing import Protocol
+
+import torch
+
+from reward_harness.hashing import derive_seed
+
+SORTED_BATCHES = 16
+"""Batches whose samples are sorted together by length: little padding, and a random order still."""
+
+
+class Sample(Protocol):
+    """One item of a batch: ``length`` of its longest row, its ``tokens``, its ``width`` padded."""
+
+    @property
+    def length(self) -> int: ...
+    @property
+    def tokens(self) -> int: ...
+    @property
+    def width(self) -> int: ...
+
+
+def batches(samples: Sequence[Sample], size: int, total: int, seed: int) -> Iterator[list[int]]:
+    """``total`` batches of ``size`` samples in seeded, length-grouped order.
+
+    Each epoch is a permutation, cut into runs of ``SORTED_BATCHES`` batches that are sorted by
+    length inside; the batches of an epoch then come in random order.
+    """
+    made, epoch = 0, 0
+    while True:
+        generator = torch.Generator().manual_seed(derive_seed(seed, "bt", "epoch", epoch))
+        order = torch.randperm(len(samples), generator=generator).tolist()
+        run = size * SORTED_BATCHES
+        grouped = [
+            index
+            for start in range(0, len(order), run)
+            for index in sorted(order[start : start + run], key=lambda i: samples[i].length)
+        ]
+        cut = [grouped[start : start + size] for start in range(0, len(grouped), size)]
+        for index in torch.randperm(len(cut), generator=generator).tolist():
+            if made == total:
+                return
+            made += 1
+            yield cut[index]
+        epoch += 1
+
+
+def learning_rate_factor(step: int, total: int, warmup_fraction: float) -> float:
+    """Linear warm-up to 1, then a cosine that would reach 0 at ``total``; steps count from 0."""
+    warmup = math.ceil(total * warmup_fraction)
+    if step < warmup:
+        return (step + 1) / warmup
+    return 0.5 * (1 + math.cos(math.pi * (step - warmup) / max(total - warmup, 1)))
