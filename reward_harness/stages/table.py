@@ -82,6 +82,7 @@ def _from_models(
     field: str,
     inputs: tuple[str, ...],
     *,
+    module: str = "generated",
     also: tuple[str, ...] = (),
     uses: Callable[[ExperimentSpec], tuple[str, ...]] | None = None,
 ) -> Stage:
@@ -89,7 +90,7 @@ def _from_models(
     return Stage(
         name=name,
         group="datasets",
-        builder=f"reward_harness.stages.generated:{name}",
+        builder=f"reward_harness.stages.{module}:{name}",
         sections=("dataset", f"dataset_{field}", *also),
         inputs=inputs,
         templates="search" in also,
@@ -196,6 +197,7 @@ _ALL = (
         "rl_samples",
         "rl_samples",
         ("sft_checkpoint", "dpo_checkpoint", "rl_prompts"),
+        module="distillation",
         uses=_sampled_policy,
     ),
     Stage(
@@ -218,8 +220,14 @@ _ALL = (
         templates=True,
         wanted=lambda spec: spec.dataset.ranked is not None,
     ),
-    _from_models("score_dataset", "scores", ("rl_samples", "best_rubric"), also=("search",)),
-    _from_models("distilled_preferences", "distilled", ("score_dataset",)),
+    _from_models(
+        "score_dataset",
+        "scores",
+        ("rl_samples", "best_rubric"),
+        module="distillation",
+        also=("search",),
+    ),
+    _from_models("distilled_preferences", "distilled", ("score_dataset",), module="distillation"),
     Stage(
         name="bt_reward_model",
         group="reward_models",

@@ -15,7 +15,7 @@ from reward_harness.rewards.rubric import RubricRM
 from reward_harness.rubrics.files import SHARED
 from reward_harness.rubrics.types import Rubric
 from reward_harness.spec import experiment_keys, read_experiment
-from reward_harness.stages import generated
+from reward_harness.stages import distillation
 from reward_harness.stages.make import Services, make
 from reward_harness.stages.table import STAGES, wanted_stages
 from reward_harness.training.launcher import InlineLauncher
@@ -75,7 +75,7 @@ def project(tmp_path_factory: pytest.TempPathFactory):
         return make(workspace, changed, stage, services)[0]
 
     patch = pytest.MonkeyPatch()
-    patch.setattr(generated, "searched_rubric", lambda run, folder: RubricRM({SHARED: LETTERS}))
+    patch.setattr(distillation, "searched_rubric", lambda run, folder: RubricRM({SHARED: LETTERS}))
     names = [stage.name for stage in wanted_stages(spec)]
     skipped = ("dpo_checkpoint", "grpo_checkpoint", "ppo_checkpoint")
     build.made = {n: build(n) for n in names if n not in skipped and "report" not in n}
@@ -177,13 +177,13 @@ def test_no_prompt_of_the_distilled_pairs_is_in_two_splits(project):
 
 
 def test_a_batch_that_is_not_what_it_says_is_refused(project, monkeypatch):
-    original = generated.Batch.model_validate_json
+    original = distillation.Batch.model_validate_json
 
     def short(text):
         batch = original(text)
         return batch.model_copy(update={"rows": batch.rows + 1})
 
-    monkeypatch.setattr(generated.Batch, "model_validate_json", short)
+    monkeypatch.setattr(distillation.Batch, "model_validate_json", short)
     section = project.spec.dataset.scores.model_copy(update={"repeats": 2})
     dataset = project.spec.dataset.model_copy(update={"scores": section})
     with pytest.raises(DataError, match=r"not the batch.*73 rows"):
