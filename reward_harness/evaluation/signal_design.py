@@ -43,9 +43,9 @@ class GradedItems:
     groups: Sequence[str]
     parts: Sequence[Part]
 
-    def of(self, part: Part) -> npt.NDArray[np.int64]:
+    def of(self, part: Part) -> list[int]:
         """Rows of one part."""
-        return np.flatnonzero(np.array([p == part for p in self.parts]))
+        return [row for row, of in enumerate(self.parts) if of == part]
 
 
 class CriterionResult(Frozen):
@@ -210,14 +210,14 @@ def _accuracies(items: GradedItems, scores: Vector) -> Vector:
     for better, worse in _pairs(items, items.of("measure")):
         outcome = float(outcomes_of([round(float(scores[better] - scores[worse]), 9)])[0])
         by_group.setdefault(items.groups[better], []).append(outcome)
-    return np.array([np.mean(found) for found in by_group.values()])
+    return np.array([sum(f) / len(f) for f in by_group.values()], dtype=np.float64)
 
 
-def _pairs(items: GradedItems, rows: npt.NDArray[np.int64]) -> list[tuple[int, int]]:
+def _pairs(items: GradedItems, rows: Sequence[int]) -> list[tuple[int, int]]:
     """(better, worse) rows of one group whose truths differ."""
     groups: dict[str, list[int]] = {}
     for row in rows:
-        groups.setdefault(items.groups[row], []).append(int(row))
+        groups.setdefault(items.groups[row], []).append(row)
     found: list[tuple[int, int]] = []
     for members in groups.values():
         for a, b in combinations(members, 2):
