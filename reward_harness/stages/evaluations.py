@@ -49,7 +49,8 @@ from reward_harness.stages.report_files import sources_of, write_report
 from reward_harness.store import Artifact
 
 REFERENCE = "sft"
-CHECKPOINTS = {name: f"{name}_checkpoint" for name in ("sft", "dpo", "grpo", "ppo")}
+METHODS = ("sft", "dpo", "grpo", "ppo", "iterative_dpo")
+CHECKPOINTS = {name: f"{name}_checkpoint" for name in METHODS}
 
 
 def rm_report(run: StageRun, folder: Path) -> Outcome:
@@ -113,7 +114,6 @@ def policy_report(run: StageRun, folder: Path) -> Outcome:
     return Outcome(metrics=policy_metrics(results), device=device)
 
 
-def _resampling(run: StageRun) -> Resampling:
 def _usable_policies(run: StageRun) -> tuple[dict[str, Artifact], dict[str, str]]:
     """The checkpoints that may be used, and why the others may not, by policy."""
     usable: dict[str, Artifact] = {}
@@ -130,6 +130,7 @@ def _usable_policies(run: StageRun) -> tuple[dict[str, Artifact], dict[str, str]
     return usable, gated_out
 
 
+def _resampling(run: StageRun) -> Resampling:
     section = run.experiment.evaluation
     return Resampling(run.experiment.seed, section.bootstrap_samples, section.confidence)
 
@@ -144,11 +145,11 @@ def _held_out(run: StageRun) -> HeldOut:
         test=read_records(pairs.file("test.jsonl"), PreferencePair) if pairs else (),
         validation=read_records(pairs.file("validation.jsonl"), PreferencePair) if pairs else (),
         ranked=read_records(ranked.file("test.jsonl"), RankedPrompt) if ranked else (),
-    )
         graded={
             name: resolve(run.workspace, name, RankedPrompt).records
             for name in run.experiment.evaluation.graded
         },
+    )
 
 
 def _test_prompts(run: StageRun) -> list[RLPrompt]:
@@ -204,8 +205,8 @@ def _policy_results(
     traces: dict[str, Trace],
     sampling: Sampling,
     how: Resampling,
-) -> PolicyResults:
     gated_out: dict[str, str],
+) -> PolicyResults:
     by_name = {measures.name: measures for measures in comparison.measures}
     return PolicyResults(
         experiment=run.experiment.key,
@@ -218,8 +219,8 @@ def _policy_results(
             for name, measures in by_name.items()
             if name != REFERENCE
         },
-        sampling=sampling,
         gated_out=gated_out,
+        sampling=sampling,
         bootstrap_samples=how.samples,
         confidence=how.confidence,
         seed=how.seed,
