@@ -141,7 +141,9 @@ def _vllm(
 ) -> BaseRM:
     """The two sizes belong to the server's command, which a server that is away is told with."""
     url = _root(api_base)
-    told = HTTPCaller(url, api_key, timeout_s, retries=0).get("/v1/models")
+    caller = HTTPCaller(url, api_key, timeout_s, retries=0)
+    told = caller.get("/v1/models")
+    caller.close()
     if isinstance(told, Failed):
         raise LLMError(
             "no vLLM server answers",

@@ -60,7 +60,7 @@ class HTTPCaller:
         import httpx
 
         try:
-            response = self._connected().request(method, path, json=body)
+            response = self.connected().request(method, path, json=body)
             answer = response.json()
         except httpx.HTTPError as error:
             text = f"{self.url}: {type(error).__name__}: {error}"
@@ -78,7 +78,8 @@ class HTTPCaller:
         text = f"{self.url}: {response.status_code} {message}"
         return Failed(text, response.status_code in RETRIABLE_STATUS, str(code))
 
-    def _connected(self) -> httpx.Client:
+    def connected(self) -> httpx.Client:
+        """The client, opened if need be; open it before several threads use it."""
         import httpx
 
         if self._client is None:

@@ -118,6 +118,7 @@ class RemoteRM(BaseRM):
         ask = self._ask if self.protocol == NATIVE else self._ask_other
         if self.protocol == NATIVE or len(requests) < 2:
             return [ask(request) for request in requests]
+        self._caller.connected()
         with ThreadPoolExecutor(CONCURRENCY) as pool:
             return list(pool.map(ask, requests))
 
@@ -179,6 +180,7 @@ class RemoteSteps:
 
     def score_solutions(self, solutions: Sequence[Solution]) -> list[StepScores | Failed]:
         """One result for each solution, in order."""
+        self._caller.connected()
         with ThreadPoolExecutor(CONCURRENCY) as pool:
             return list(pool.map(self._one, solutions))
 
