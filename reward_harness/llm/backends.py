@@ -2,8 +2,8 @@
 
 ``openai``: any OpenAI-compatible endpoint; ``heuristic``: no model at all; ``local``: a language
 model in this process. ``auto`` is openai where the key's environment variable is set, else
-heuristic. What a search's settings name counts; ``LLM_BASE_URL`` and ``LLM_MODEL`` fill in what they
-leave to the default.
+heuristic. What a search's settings name counts; ``LLM_BASE_URL`` and ``LLM_MODEL`` fill in what
+they leave to the default.
 """
 
 from __future__ import annotations
