@@ -16,6 +16,7 @@ from typing import Literal
 import numpy as np
 
 from reward_harness.errors import DataError
+from reward_harness.evaluation.ranking import pareto_front
 from reward_harness.evaluation.statistics import CONFIDENCE, Interval, benjamini_hochberg
 from reward_harness.manifest import Frozen, Metric
 from reward_harness.studies import Curve, Front, Member, StudySpec
@@ -189,17 +190,6 @@ def power_law(
     return low, float(found[0]) * unit ** float(found[1]), exponent
 
 
-def pareto(points: Mapping[str, tuple[float, float]], maximise: tuple[bool, bool]) -> list[str]:
-    """Names of the points that no other is at least as good as in both and better in one."""
-    signs = np.array([1.0 if up else -1.0 for up in maximise])
-    at = {name: np.array(point) * signs for name, point in points.items()}
-    return [
-        name
-        for name, here in at.items()
-        if not any(bool(np.all(o >= here) and np.any(o > here)) for o in at.values())
-    ]
-
-
 def _rows(
     measure: str,
     members: Sequence[Member],
@@ -287,10 +277,9 @@ def _front_of(front: Front | None, rows: Sequence[VariantMeasure]) -> tuple[str,
         return ()
     at = {(row.variant, row.measure): row for row in rows}
     both = [v for v, m in at if m == front.first and (v, front.second) in at]
-    points = {
-        v: (at[v, front.first].over_seeds.value, at[v, front.second].over_seeds.value) for v in both
-    }
-    if not points:
+    if not both:
         return ()
-    first, second = at[both[0], front.first], at[both[0], front.second]
-    return tuple(pareto(points, (first.direction != "min", second.direction != "min")))
+    points = [[at[v, m].over_seeds.value for m in (front.first, front.second)] for v in both]
+    directions = [at[both[0], m].direction for m in (front.first, front.second)]
+    best = pareto_front(points, ["min" if d == "min" else "max" for d in directions])
+    return tuple(both[index] for index in best)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import numpy as np
 import pytest
 from scipy import stats
 
@@ -15,7 +14,6 @@ from reward_harness.evaluation.study import (
     StudyResults,
     over_seeds,
     paired_p,
-    pareto,
     power_law,
     study_results,
 )
@@ -120,15 +118,6 @@ def test_power_law_needs_four_sizes_unless_its_floor_is_given() -> None:
     with pytest.raises(DataError, match=r"too few sizes.*expected 4"):
         power_law(points)
     assert power_law(points, 1.0)[0] == 1.0
-
-
-def test_pareto_front_by_brute_force() -> None:
-    rng = np.random.default_rng(0)
-    points = {str(i): (float(a), float(b)) for i, (a, b) in enumerate(rng.random((40, 2)))}
-    front = pareto(points, (True, False))
-    for name, (up, down) in points.items():
-        beaten = any(u >= up and d <= down and (u, d) != (up, down) for u, d in points.values())
-        assert (name in front) != beaten
 
 
 def published(workspace: Workspace, values: dict[str, list[float]]) -> None:

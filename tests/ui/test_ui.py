@@ -34,6 +34,7 @@ def test_graph_shows_the_six_groups(page: Page) -> None:
     for group in GROUPS:
         expect(page.get_by_text(group, exact=True).first).to_be_visible()
     shoot(page, "graph-groups")
+    assert page.get_by_text("Failed to load").count() == 0
 
 
 def test_smoke_runs_by_clicking_and_its_report_opens_from_the_asset_page(
@@ -65,6 +66,7 @@ def test_lineage_of_a_policy_leads_to_the_dataset(page: Page) -> None:
         expect(page.get_by_text(name, exact=True).first).to_be_visible()
     page.wait_for_timeout(2000)
     shoot(page, "ppo-lineage")
+    assert page.get_by_text("leaderboard", exact=True).count() == 0, "it is not upstream"
 
 
 def test_cancelling_a_run_leaves_no_trainer(page: Page, ui: UI) -> None:
@@ -91,6 +93,7 @@ def test_cancelling_a_run_leaves_no_trainer(page: Page, ui: UI) -> None:
     wait_for(lambda: not trainers(), timeout_s=30)
     shoot(page, "cancelled")
     path.unlink()
+    assert not trainers()
 
 
 def trainers() -> list[psutil.Process]:
