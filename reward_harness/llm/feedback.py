@@ -168,7 +168,7 @@ class ModelFeedback:
         if isinstance(back, Failed):
             return back
         consistent = there[0] == -back[0]
-        surer: Confidence = min(there[1], back[1], key=LEVELS.index)
+        surer = LEVELS[min(LEVELS.index(there[1]), LEVELS.index(back[1]))]
         if not consistent:
             return Preferred(0, "low", False)
         return Preferred(there[0], surer)
