@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Hashable, Sequence
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 
@@ -59,8 +59,8 @@ def kendall(values: Numbers, reference: Numbers) -> float | None:
     """Kendall's τ-b (1945), ties corrected; None where one side is constant."""
     from scipy.stats import kendalltau
 
-    found = float(kendalltau(np.asarray(values), np.asarray(reference)).statistic)
-    return None if np.isnan(found) else found
+    found: Any = kendalltau(np.asarray(values), np.asarray(reference))
+    return None if np.isnan(found.statistic) else float(found.statistic)
 
 
 def pareto_front(points: Sequence[Sequence[float]], aims: Sequence[Aim]) -> list[int]:

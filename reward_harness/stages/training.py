@@ -19,6 +19,7 @@ from reward_harness.models.folders import model_digest, model_folder
 from reward_harness.sections import ModelSpec
 from reward_harness.stages.make import StageRun
 from reward_harness.store import Artifact
+from reward_harness.training.distributed import MULTI_PROCESS
 from reward_harness.training.job import (
     AnyJob,
     BTJob,
@@ -165,14 +166,22 @@ def required(section: T | None, name: str) -> T:
 
 def job_fields(run: StageRun) -> dict[str, Any]:
     compute = run.experiment.compute
+    several = compute.launcher == "accelerate" and is_multi_process(run.stage.name)
     return {
         "experiment": run.experiment.key,
         "seed": run.experiment.seed,
         "device": run.services.device or compute.device,
         "train_dtype": compute.train_dtype,
         "threads": compute.threads,
+        "processes": compute.processes if several else 1,
+        "sharding": compute.sharding if several else "replicated",
         "resume_root": str(run.workspace.cache / "resume"),
     }
+
+
+def is_multi_process(stage: str) -> bool:
+    """Whether the stage's method trains on several processes; the others take one."""
+    return stage.removesuffix("_checkpoint") in MULTI_PROCESS
 
 
 def base_model(run: StageRun, spec: ModelSpec) -> ModelRef:

@@ -8,6 +8,7 @@ and nothing is dropped.
 from __future__ import annotations
 
 import copy
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +20,9 @@ from reward_harness.data.files import read_records
 from reward_harness.data.records import PreferencePair
 from reward_harness.models.chat import encode_prompt, encode_response
 from reward_harness.training.context import MethodResult, TrainContext, start_and_end
+from reward_harness.training.distributed import first_decides, rank, shard_here, wait_for_all
 from reward_harness.training.job import DPOJob
-from reward_harness.training.policy_model import load_for_training, lora_config, model_card, publish
+from reward_harness.training.policy_model import load_for_training, lora_config, publish_trained
 from reward_harness.training.trl_run import (
     JobCallback,
     common_arguments,
@@ -43,19 +45,28 @@ def train(job: DPOJob, context: TrainContext) -> MethodResult:
     pairs = read_records(Path(job.train.path), PreferencePair)
     require_records(len(pairs), job.train.path, "dpo")
     rows_in, cut = encode_pairs(tokenizer, pairs, job.settings.max_length)
+    precomputed = job.settings.reference == "precomputed"
     arguments = DPOConfig(
-        **common_arguments(job, job.settings, context), beta=job.settings.beta, max_length=None
+        **common_arguments(job, job.settings, context),
+        beta=job.settings.beta,
+        max_length=None,
+        precompute_ref_log_probs=precomputed,
     )
+    shard_here(job, arguments)
+    dataset, pairs_folder = Dataset.from_list(rows_in), context.log / "pairs"
+    if precomputed:
+        dataset = on_disk(dataset, pairs_folder)
     callback = JobCallback("dpo", job.settings.max_steps, context)
     trainer = TokenisedDPOTrainer(
         model=model,
-        ref_model=None if job.lora else copy.deepcopy(model),
+        ref_model=None if job.lora or precomputed else copy.deepcopy(model),
         args=arguments,
-        train_dataset=Dataset.from_list(rows_in),
+        train_dataset=dataset,
         processing_class=tokenizer,
         peft_config=lora_config(job.lora),
     )
     resumed = run_trainer(trainer, callback, context)
+    shutil.rmtree(pairs_folder, ignore_errors=True)
     rows = metric_rows(trainer)
     size = job.settings.batch_size
     metrics = {
@@ -67,8 +78,19 @@ def train(job: DPOJob, context: TrainContext) -> MethodResult:
         "pairs": len(pairs),
         "pairs_cut": cut,
     }
-    publish(trainer.model, tokenizer, context.model_folder, model_card(job, card))
+    publish_trained(trainer, job, context, tokenizer, card)
     return MethodResult(rows, metrics, card, callback.clock.tokens_per_second, resumed)
+
+
+def on_disk(dataset: Dataset, folder: Path) -> Dataset:
+    """The rows in a folder that all processes share: TRL's first process leaves what it computed of
+    them there for the others.
+    """
+    shared = first_decides(lambda: str(folder))
+    if rank() == 0:
+        dataset.save_to_disk(shared)
+    wait_for_all()
+    return Dataset.load_from_disk(shared)
 
 
 def encode_pairs(

@@ -75,6 +75,8 @@ class JobBase(Frozen):
     device: Literal["auto", "cpu", "cuda"] = "auto"
     train_dtype: Literal["float32", "bfloat16"] = "float32"
     threads: int | None = None
+    processes: int = Field(default=1, ge=1)
+    sharding: Literal["replicated", "full_shard"] = "replicated"
     resume_root: str | None = Field(
         default=None, description="folder of resume states; null: no checkpoints"
     )

@@ -42,6 +42,7 @@ WORKER = "reward_harness.training.worker"
 GRACE_S = 20.0
 """A step of the CPU experiments takes less; after it the checkpoint before it is the newest."""
 SHOWN_LINES = 20
+SEARCHED_LINES = 400
 HEAP = {
     "MALLOC_MMAP_THRESHOLD_": str(32 << 30),
     "MALLOC_TRIM_THRESHOLD_": str(32 << 30),
@@ -62,6 +63,7 @@ def launcher_for(compute: ComputeSection) -> Launcher:
     kinds: dict[str, Callable[[ComputeSection], Launcher]] = {
         "inline": InlineLauncher,
         "local": LocalLauncher,
+        "accelerate": LocalLauncher,
     }
     return kinds[compute.launcher](compute)
 
@@ -86,7 +88,9 @@ class InlineLauncher:
 
 @dataclass(frozen=True, slots=True)
 class LocalLauncher:
-    """A process in a session of its own; ``worker`` names a module with the worker's arguments."""
+    """A process in a session of its own, or several that ``torch.distributed.run`` starts in it;
+    ``worker`` names a module with the worker's arguments.
+    """
 
     compute: ComputeSection = field(default_factory=ComputeSection)
     worker: str = WORKER
@@ -98,7 +102,7 @@ class LocalLauncher:
         guard(job, self.compute)
         job_file = write_job(job, output)
         log = output / "log" / "worker.log"
-        command = [sys.executable, "-m", self.worker, "--job", str(job_file)]
+        command = [*interpreter(job), "-m", self.worker, "--job", str(job_file)]
         with log.open("wb") as stderr:
             process = subprocess.Popen(
                 [*command, "--output", str(output)],
@@ -134,6 +138,14 @@ class LocalLauncher:
         return environment | dict(self.environment)
 
 
+def interpreter(job: AnyJob) -> list[str]:
+    """What starts the worker's module: python, or what starts it once for each process."""
+    if job.processes == 1:
+        return [sys.executable]
+    several = ["--standalone", "--nproc-per-node", str(job.processes), "--max-restarts", "0"]
+    return [sys.executable, "-m", "torch.distributed.run", *several]
+
+
 def follow(lines: Iterable[bytes], progress: ProgressSink) -> None:
     """Forward the worker's progress lines until it closes its output."""
     for line in lines:
@@ -162,7 +174,7 @@ def end_group(process: subprocess.Popen[bytes], grace_s: float) -> None:
 def failure(log: Path, code: int, method: str) -> TrainingError:
     """The worker's own error where it told one, else the end of what it wrote."""
     with log.open(encoding="utf-8", errors="replace") as stream:
-        tail = list(deque(stream, maxlen=SHOWN_LINES))
+        tail = list(deque(stream, maxlen=SEARCHED_LINES))
     told = next((line for line in reversed(tail) if line.startswith(ERROR_PREFIX)), None)
     if told is not None:
         body = orjson.loads(told[len(ERROR_PREFIX) :])
@@ -170,7 +182,7 @@ def failure(log: Path, code: int, method: str) -> TrainingError:
     return TrainingError(
         f"the {method} worker ended with exit code {code}",
         where=str(log),
-        got="".join(tail).strip() or "no output",
+        got="".join(tail[-SHOWN_LINES:]).strip() or "no output",
         fix="Start the stage again: it continues from its last checkpoint.",
     )
 

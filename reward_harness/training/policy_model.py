@@ -15,6 +15,7 @@ from reward_harness.models.chat import end_id, pad_id
 from reward_harness.models.embedded import load_policy_folder
 from reward_harness.sections import LoraSpec
 from reward_harness.training.context import AnyJob, TrainContext
+from reward_harness.training.distributed import sharded_tensors, whole_model
 
 if TYPE_CHECKING:
     from peft import LoraConfig
@@ -85,6 +86,29 @@ def publish(
     tokenizer.save_pretrained(folder)
     (folder / "README.md").write_text(card, encoding="utf-8")
     return plain
+
+
+def publish_trained(
+    trainer: Any,
+    job: AnyJob,
+    context: TrainContext,
+    tokenizer: PreTrainedTokenizerBase,
+    card: dict[str, Any],
+) -> None:
+    """Publish the model of a trainer, from the first of its processes; notes in ``card`` how many
+    tensors were sharded.
+    """
+    if shards := sharded_tensors(trainer.model):
+        card["sharded_tensors"] = shards
+
+    def fresh() -> Any:
+        model, _ = load_for_training(job, context)
+        lora: LoraSpec | None = getattr(job, "lora", None)
+        return model if lora is None else lora_adapted(model, lora)
+
+    model = whole_model(trainer, fresh)
+    if model is not None:
+        publish(model, tokenizer, context.model_folder, model_card(job, card))
 
 
 def model_card(job: AnyJob, numbers: Mapping[str, Any]) -> str:

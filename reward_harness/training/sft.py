@@ -16,8 +16,9 @@ from reward_harness.data.files import read_records
 from reward_harness.data.records import SFTExample
 from reward_harness.models.chat import Encoded, encode_example
 from reward_harness.training.context import MethodResult, TrainContext, start_and_end
+from reward_harness.training.distributed import shard_here
 from reward_harness.training.job import SFTJob
-from reward_harness.training.policy_model import load_for_training, lora_config, model_card, publish
+from reward_harness.training.policy_model import load_for_training, lora_config, publish_trained
 from reward_harness.training.trl_run import (
     JobCallback,
     common_arguments,
@@ -40,6 +41,7 @@ def train(job: SFTJob, context: TrainContext) -> MethodResult:
     arguments = SFTConfig(
         **common_arguments(job, job.settings, context), max_length=None, packing=False
     )
+    shard_here(job, arguments)
     callback = JobCallback("sft", job.settings.max_steps, context)
     trainer = SFTTrainer(
         model=model,
@@ -56,7 +58,7 @@ def train(job: SFTJob, context: TrainContext) -> MethodResult:
         "prompts_cut": sum(row.cut_prompt > 0 for row in encoded),
         "responses_cut": sum(row.cut_response > 0 for row in encoded),
     }
-    publish(trainer.model, tokenizer, context.model_folder, model_card(job, card))
+    publish_trained(trainer, job, context, tokenizer, card)
     return MethodResult(rows, metrics, card, callback.clock.tokens_per_second, resumed)
 
 

@@ -25,6 +25,13 @@ from reward_harness.training.context import (
     TrainContext,
     check_finite,
 )
+from reward_harness.training.distributed import (
+    anyone,
+    batch_arguments,
+    first_decides,
+    rank,
+    wait_for_all,
+)
 
 NOISE = ("runtime", "per_second", "flos", "step_time", "epoch", "memory", "num_tokens")
 """Parts of names of logged numbers that depend on the machine, repeat the step, or (TRL's count of
@@ -40,7 +47,6 @@ def common_arguments(job: AnyJob, settings: OptimSpec, context: TrainContext) ->
     return {
         "output_dir": str(context.resume.path if context.resume else context.output / "log/trl"),
         "max_steps": settings.max_steps,
-        "per_device_train_batch_size": settings.batch_size,
         "learning_rate": settings.learning_rate,
         "lr_scheduler_type": "cosine",
         # rounded down: the first warm-up step has a rate of 0, which a short run cannot spare
@@ -60,6 +66,7 @@ def common_arguments(job: AnyJob, settings: OptimSpec, context: TrainContext) ->
         "disable_tqdm": True,
         "dataloader_num_workers": 0,
         "dataloader_pin_memory": False,
+        **batch_arguments(job, settings),
     }
 
 
@@ -76,7 +83,8 @@ class JobCallback(TrainerCallback):
         self.clock = self.context.clock(self.total)
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        if self.context.stop.requested:
+        if anyone(self.context.stop.requested):
+            self.context.stop.requested = True
             control.should_save = self.context.resume is not None
             control.should_training_stop = True
 
@@ -95,7 +103,9 @@ class JobCallback(TrainerCallback):
 
     def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         if self.context.resume is not None:
-            self.context.resume.seal(int(state.global_step))
+            wait_for_all()  # each process has written its part
+            if rank() == 0:
+                self.context.resume.seal(int(state.global_step))
 
 
 def run_trainer(trainer: Any, callback: JobCallback, context: TrainContext) -> int | None:
@@ -103,7 +113,8 @@ def run_trainer(trainer: Any, callback: JobCallback, context: TrainContext) -> i
 
     ``TrainingError`` if the job was told to stop.
     """
-    found = context.resume.newest() if context.resume else None
+    resume = context.resume
+    found = first_decides(resume.newest) if resume else None
     trainer.remove_callback(PrinterCallback)
     trainer.add_callback(callback)
     trainer.train(resume_from_checkpoint=str(found[1]) if found else None)

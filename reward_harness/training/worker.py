@@ -29,6 +29,7 @@ import orjson
 from reward_harness.environment import peak_memory_bytes
 from reward_harness.errors import HarnessError, TrainingError
 from reward_harness.progress import Progress, ProgressSink
+from reward_harness.training.distributed import rank
 from reward_harness.training.job import RESULT_FILE, RewardRef, TrainResult, read_job, write_job
 
 if TYPE_CHECKING:
@@ -89,7 +90,8 @@ def run_job(
     )
     method: Any = importlib.import_module(METHODS[job.method])
     try:
-        with context.resume.held() if context.resume else nullcontext():
+        first = rank() == 0  # the others work beside it on the same folder
+        with context.resume.held() if context.resume and first else nullcontext():
             found: MethodResult = method.train(job, context)
     finally:
         torch.set_num_threads(threads)
@@ -172,14 +174,33 @@ def tell(event: Progress) -> None:
     logger.log(level, "%s step %d of %d: %s", event.stage, event.step, event.total, text)
 
 
+def tell_nobody(event: Progress) -> None:
+    """The progress of a process beside the first: it is the same."""
+
+
 def watch_launcher(stop: StopRequest) -> None:
     """Stop after the running step when the launcher is gone; end outright after a grace period."""
-    launcher = os.environ.get(LAUNCHER_VARIABLE)
-    if launcher is None:
+    named = os.environ.get(LAUNCHER_VARIABLE)
+    if named is None:
         return
+    import psutil
+
+    parent = os.getppid()  # the launcher itself, or what starts several processes for it
+    try:
+        launcher: psutil.Process | None = psutil.Process(int(named))
+    except psutil.NoSuchProcess:
+        launcher = None
+
+    def lives() -> bool:
+        return (
+            os.getppid() == parent
+            and launcher is not None
+            and launcher.is_running()
+            and launcher.status() != psutil.STATUS_ZOMBIE
+        )
 
     def watch() -> None:
-        while os.getppid() == int(launcher):
+        while lives():
             time.sleep(0.5)
         stop.requested = True
         time.sleep(ORPHAN_GRACE_S)
@@ -196,11 +217,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--job", type=Path, required=True, help="a job file (log/job.json)")
     parser.add_argument("--output", type=Path, required=True, help="folder to write into")
     options = parser.parse_args(arguments)
+    output: Path = options.output
+    if rank():
+        output = output / "log" / f"rank-{rank()}"
     stop = StopRequest()
     watch_launcher(stop)
     signal.signal(signal.SIGTERM, lambda *_: setattr(stop, "requested", True))
     try:
-        result = run_job(read_job(options.job), options.output, tell, stop=stop)
+        result = run_job(read_job(options.job), output, tell_nobody if rank() else tell, stop=stop)
     except HarnessError as error:
         body = {"kind": type(error).__name__, "text": str(error)}
         sys.stderr.write(ERROR_PREFIX + orjson.dumps(body).decode() + "\n")
