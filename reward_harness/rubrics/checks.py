@@ -13,6 +13,8 @@ import ast
 import json
 import re
 import warnings
+from functools import cache
+from itertools import islice
 from typing import Annotated, Literal
 
 from pydantic import Field, field_validator, model_validator
@@ -270,9 +272,16 @@ class Regex(Frozen):
         return pattern
 
     def grade(self, prompt: str, response: str) -> float:
-        compiled = re.compile(self.pattern, REGEX_FLAGS[self.ignore_case])
-        found = sum(1 for _ in compiled.finditer(response[:MAX_REGEX_CHARS]))
+        compiled, shown = _compiled(self.pattern, self.ignore_case), response[:MAX_REGEX_CHARS]
+        if self.min_count == 1:
+            return float(compiled.search(shown) is not None)
+        found = sum(1 for _ in islice(compiled.finditer(shown), self.min_count))
         return _share(found, self.min_count)
+
+
+@cache
+def _compiled(pattern: str, ignore_case: bool) -> re.Pattern[str]:
+    return re.compile(pattern, REGEX_FLAGS[ignore_case])
 
 
 class JsonValid(Frozen):

@@ -118,6 +118,11 @@ class Rubric(Frozen):
     def llm_criteria(self) -> tuple[Criterion, ...]:
         return tuple(c for c in self.criteria if c.kind == "llm")
 
+    @cached_property
+    def criterion_ids(self) -> frozenset[str]:
+        """Ids of all criteria."""
+        return frozenset(c.criterion_id for c in self.criteria)
+
     @property
     def needs_llm(self) -> bool:
         return bool(self.llm_criteria)
@@ -147,8 +152,8 @@ def score(rubric: Rubric, grades: Grades) -> ScoreResult:
     and a fault is not there), left out ("skip") or an error ("error"). With every criterion left
     out the result is ``Abstained``.
     """
-    unknown = grades.keys() - {c.criterion_id for c in rubric.criteria}
-    if unknown:
+    if not grades.keys() <= rubric.criterion_ids:
+        unknown = grades.keys() - rubric.criterion_ids
         return Failed(
             f"grades for criteria that the rubric does not have: {', '.join(sorted(unknown))}"
         )
@@ -163,7 +168,8 @@ def score(rubric: Rubric, grades: Grades) -> ScoreResult:
         kept.append((criterion.weight, shown if criterion.polarity == 1 else 1 - shown))
     if not kept:
         return Abstained("every criterion was skipped")
-    if sum(weight for weight, _ in kept) == 0:
-        kept = [(1.0, value) for _, value in kept]
-    earned = sum(weight * value for weight, value in kept)
-    return Scored(earned / sum(weight for weight, _ in kept), {"criteria": dict(grades)})
+    total = sum([weight for weight, _ in kept])
+    if total == 0:
+        kept, total = [(1.0, value) for _, value in kept], float(len(kept))
+    earned = sum([weight * value for weight, value in kept])
+    return Scored(earned / total, {"criteria": dict(grades)})

@@ -32,6 +32,7 @@ from reward_harness.serving.audit import AuditLog
 from reward_harness.serving.context import Context
 from reward_harness.serving.context import context_of as _context
 from reward_harness.serving.context import trace_of as _trace
+from reward_harness.serving.direct import DirectRoute
 from reward_harness.serving.front import Front, Trace
 from reward_harness.serving.protocols import ROUTERS, AnyScoreBody, score_foreign
 from reward_harness.serving.settings import ServerSettings
@@ -42,13 +43,13 @@ from reward_harness.serving.wire import (
     TEXT_TOO_LONG,
     BatchBody,
     ScoreBody,
-    ScoreReply,
     ServerError,
     error_body,
     error_of,
 )
 
-router = APIRouter()  # routes are tried in order: the busy ones first
+busy = APIRouter(route_class=DirectRoute)
+router = APIRouter()
 
 
 def create_app(source: Source, settings: ServerSettings | None = None) -> FastAPI:
@@ -68,21 +69,20 @@ def create_app(source: Source, settings: ServerSettings | None = None) -> FastAP
 
     app = FastAPI(title="Reward Harness", lifespan=lifespan, docs_url=None, redoc_url=None)
     app.state.context = context
-    for part in (router, *ROUTERS):
+    parts = (busy, router, *ROUTERS)  # routes are tried in order: the busy ones first
+    for part in parts:
         app.include_router(part)
     app.add_exception_handler(ServerError, _told)
     app.add_exception_handler(RequestValidationError, _told)
     app.add_exception_handler(HTTPException, _told)
-    paths = frozenset(
-        getattr(route, "path", "") for part in (router, *ROUTERS) for route in part.routes
-    )
+    paths = frozenset(getattr(route, "path", "") for part in parts for route in part.routes)
     app.add_middleware(
         Front, settings=settings, telemetry=context.telemetry, audit=audit, routes=paths
     )
     return app
 
 
-@router.post("/score")
+@busy.post("/score")
 async def score(body: AnyScoreBody, request: Request) -> Response:
     """Score one response; other protocols' bodies are theirs to answer."""
     if not isinstance(body, ScoreBody):
@@ -102,14 +102,14 @@ async def score(body: AnyScoreBody, request: Request) -> Response:
         {
             "request_id": trace.request_id,
             "digest": served.digest,
-            **reply.model_dump(),
+            **reply,
             **_signature(context, trace, body, result),
             "latency_ms": trace.latency_ms,
         }
     )
 
 
-@router.post("/batch_score")
+@busy.post("/batch_score")
 async def batch_score(body: BatchBody, request: Request) -> Response:
     """Score many responses; a bad item fails alone."""
     context, trace = _context(request), _trace(request)
@@ -204,7 +204,7 @@ def _entry(
     if not isinstance(result, Scored):
         return _failed_entry(trace, index, error_of(result))
     signature = _signature(context, trace, item, result)
-    return {"index": index, "ok": True, **_reply(served, item, result).model_dump(), **signature}
+    return {"index": index, "ok": True, **_reply(served, item, result), **signature}
 
 
 def _signature(context: Context, trace: Trace, body: ScoreBody, result: Scored) -> dict[str, str]:
@@ -228,19 +228,20 @@ def _failed_entry(trace: Trace, index: int, error: ServerError) -> dict[str, Any
     }
 
 
-def _reply(served: Served, body: ScoreBody, result: Scored) -> ScoreReply:
+def _reply(served: Served, body: ScoreBody, result: Scored) -> dict[str, Any]:
+    """What is known about one score; grades and votes where the reward has them."""
     details = result.details
     grades = details.get("criteria", {})
-    return ScoreReply(
-        artifact_id=served.artifact.artifact_id,
-        prompt_id=body.prompt_id,
-        candidate_id=body.candidate.candidate_id,
-        score=result.value,
-        majority_grades=grades,
-        vote_scores=details.get("vote_scores", [result.value]),
-        per_vote_grades=details.get("per_vote_grades", [grades] if grades else []),
-        variance=details.get("variance", 0.0),
-    )
+    return {
+        "artifact_id": served.artifact.artifact_id,
+        "prompt_id": body.prompt_id,
+        "candidate_id": body.candidate.candidate_id,
+        "score": result.value,
+        "majority_grades": grades,
+        "vote_scores": details.get("vote_scores", [result.value]),
+        "per_vote_grades": details.get("per_vote_grades", [grades] if grades else []),
+        "variance": details.get("variance", 0.0),
+    }
 
 
 def _count(context: Context, results: Sequence[ScoreResult]) -> None:

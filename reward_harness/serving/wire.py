@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, ConfigDict
 
 from reward_harness.rewards.base import (
     INVALID_CONVERSATION,
@@ -85,19 +85,6 @@ class BatchBody(Wire):
     """``POST /batch_score``; items are validated one by one, so that a bad one fails alone."""
 
     items: list[Any]
-
-
-class ScoreReply(Wire):
-    """What is known about one score; grades and votes where the reward has them."""
-
-    artifact_id: str | None
-    prompt_id: str | None
-    candidate_id: str | None
-    score: float
-    majority_grades: dict[str, float | None] = Field(default_factory=dict)
-    vote_scores: list[float] = Field(default_factory=list)
-    per_vote_grades: list[dict[str, float | None]] = Field(default_factory=list)
-    variance: float = 0.0
 
 
 RETRIED = (408, 429, 503)
