@@ -5,18 +5,26 @@ lines elsewhere.
 import threading
 import time
 from collections.abc import Iterable
+from contextlib import suppress
 
 import dagster as dg
 from rich.console import Console, Group
 from rich.live import Live
 from rich.table import Table
 from rich.text import Text
+from sqlalchemy.exc import OperationalError
 
 from reward_harness.rm.probes import DEPLOYMENT_NAME, read_deployment
 from reward_harness.spec import ExperimentSpec
 from reward_harness.store import ArtifactStore
 
 POLL_S = 0.5
+LATE_S = 5.0
+RUN_ENDS = (
+    dg.DagsterEventType.RUN_SUCCESS,
+    dg.DagsterEventType.RUN_FAILURE,
+    dg.DagsterEventType.RUN_CANCELED,
+)
 REPORTS = ("rm_report", "policy_report")
 GRAPH_URL = "http://127.0.0.1:3000/asset-groups"
 MARKS = {"fresh": "·", "waiting": " ", "running": "▶", "done": "✓", "failed": "✗", "skipped": "-"}
@@ -40,6 +48,7 @@ class RunDisplay:
         self.started: dict[str, float] = {}
         self.seconds: dict[str, float] = {}
         self.begin = time.monotonic()
+        self.ended = False
 
     def nothing_to_do(self) -> None:
         """Say that every stage is what it would be if it were made again."""
@@ -50,26 +59,30 @@ class RunDisplay:
     def follow(
         self, instance: dg.DagsterInstance, tag: str, value: str, done: threading.Event
     ) -> None:
-        """Show events of the run tagged ``tag=value`` until ``done`` is set and all are seen."""
+        """Show events of the run tagged ``tag=value`` until ``done`` is set and its end is seen.
+
+        The storage may be busy, or tell an event late: what is missing is asked for again.
+        """
         cursor: str | None = None
         run_id: str | None = None
+        last_look: float | None = None
         with Live(console=self.console, refresh_per_second=4, transient=False) as live:
             live_terminal = self.console.is_terminal
-            while True:
-                last_round = done.is_set()
-                if run_id is None:
-                    runs = instance.get_runs(dg.RunsFilter(tags={tag: value}), limit=1)
-                    run_id = runs[0].run_id if runs else None
-                if run_id is not None:
-                    page = instance.get_records_for_run(run_id, cursor=cursor)
-                    cursor = page.cursor
-                    for entry in (record.event_log_entry for record in page.records):
-                        self._take(entry, plain=not live_terminal)
+            while not self.ended and (last_look is None or time.monotonic() < last_look):
+                if done.is_set() and last_look is None:
+                    last_look = time.monotonic() + LATE_S
+                with suppress(OperationalError):
+                    if run_id is None:
+                        runs = instance.get_runs(dg.RunsFilter(tags={tag: value}), limit=1)
+                        run_id = runs[0].run_id if runs else None
+                    if run_id is not None:
+                        page = instance.get_records_for_run(run_id, cursor=cursor)
+                        cursor = page.cursor
+                        for entry in (record.event_log_entry for record in page.records):
+                            self._take(entry, plain=not live_terminal)
                 if live_terminal:
                     live.update(self._table())
-                if last_round:
-                    return
-                done.wait(POLL_S)
+                (time.sleep if done.is_set() else done.wait)(POLL_S)
 
     def finished(self, success: bool) -> None:
         """The closing line."""
@@ -93,10 +106,11 @@ class RunDisplay:
             self.console.print(f"served model: `harness serve --target {target}`", soft_wrap=True)
 
     def _take(self, entry: dg.EventLogEntry, plain: bool) -> None:
+        event = entry.dagster_event_type
+        self.ended = self.ended or event in RUN_ENDS
         step = (entry.step_key or "").split("__")[-1]
         if step not in self.state:
             return
-        event = entry.dagster_event_type
         if event is None:
             self.message[step] = entry.user_message.splitlines()[0] if entry.user_message else ""
         elif event == dg.DagsterEventType.STEP_START:

@@ -7,6 +7,7 @@ import logging
 from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from pydantic import BaseModel
@@ -184,12 +185,16 @@ def _packaged_model(run: StageRun, folder: Path) -> RMArtifact:
     source = run.input(SERVED_FROM[kind])
     model = folder / MODEL_FOLDER
     link_tree(source.folder(MODEL_FOLDER), model)
-    settings = json.loads(source.file("job.json").read_bytes())["settings"]
     if kind == "ensemble":
-        return describe_ensemble(model, settings["penalty"])
+        return describe_ensemble(model, _trained_with(source, "penalty"))
     if kind == "process":
-        return describe_process(model, settings["aggregation"], STEP_LINES)
+        return describe_process(model, _trained_with(source, "aggregation"), STEP_LINES)
     return describe_classifier(model, _scaling(run, model))
+
+
+def _trained_with(source: Artifact, setting: str) -> Any:
+    """A setting of the job that made the weights."""
+    return json.loads(source.file("job.json").read_bytes())["settings"][setting]
 
 
 def _scaling(run: StageRun, model: Path) -> Scaling:

@@ -22,7 +22,6 @@ from harness_jobs.definitions import defs
 from reward_harness.spec import read_experiment
 from reward_harness.stages import stage_status, wanted_stages
 from reward_harness.stages.make import StageStatus
-from reward_harness.stages.table import STAGES
 from reward_harness.workspace import Workspace
 from tests.conftest import copy_project
 
@@ -125,9 +124,14 @@ def instance_of(workspace: Workspace) -> dg.DagsterInstance:
     return dg.DagsterInstance.from_config(str(workspace.dagster_home))
 
 
+def stages_of(workspace: Workspace, key: str) -> list[str]:
+    """Names of the stages that the experiment has."""
+    return [stage.name for stage in wanted_stages(read_experiment(workspace.experiments, key))]
+
+
 def stale_stages(workspace: Workspace, key: str) -> set[str]:
     """Names of the stages (and ``leaderboard``) that Dagster itself calls stale or missing."""
-    names = [*STAGES, "leaderboard"]
+    names = [*stages_of(workspace, key), "leaderboard"]
     with instance_of(workspace) as instance:
         resolver = CachingStaleStatusResolver(
             instance, defs().resolve_asset_graph(), LoadingContextForTest(instance)
@@ -161,7 +165,7 @@ def materializations(workspace: Workspace, key: str) -> dict[str, int]:
                     limit=100,
                 ).records
             )
-            for name in STAGES
+            for name in stages_of(workspace, key)
         }
 
 

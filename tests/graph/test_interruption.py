@@ -14,10 +14,9 @@ import pytest
 
 from harness_assets.graph import EXPERIMENTS
 from harness_jobs.registry import registered_instance
-from reward_harness.stages.table import STAGES
 from reward_harness.store import ArtifactStore
 from reward_harness.workspace import Workspace
-from tests.graph.conftest import launch_process
+from tests.graph.conftest import launch_process, stages_of
 
 pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("graph"), pytest.mark.timeout(900)]
 
@@ -38,7 +37,7 @@ def kill_in_the_middle_of(workspace: Workspace, stage: str, **environment: str) 
 
 def verify_all(workspace: Workspace) -> None:
     store = ArtifactStore(workspace.runs)
-    for name in STAGES:
+    for name in stages_of(workspace, "smoke"):
         artifact = store.current("smoke", name)
         assert artifact is not None, name
         artifact.verify()
@@ -61,7 +60,7 @@ def test_two_runs_of_one_experiment_at_once_share_the_work(workspace: Workspace)
     assert [process.returncode for process in processes] == [0, 0], outputs
     verify_all(workspace)
     store = ArtifactStore(workspace.runs)
-    for name in STAGES:
+    for name in stages_of(workspace, "smoke"):
         assert len({p.digest for p in store.publications("smoke", name)}) == 1, name
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import torch
@@ -82,11 +83,14 @@ def llama_classifier(folder: Path, labels: int = 1) -> Path:
 def bert_classifier(folder: Path) -> Path:
     """An encoder that reads prompt and response as a pair."""
     tokenizer = encoder_tokenizer()
-    tokenizer.model_input_names = ["input_ids", "token_type_ids", "attention_mask"]
     config = BertConfig(
         vocab_size=len(tokenizer), num_labels=1, max_position_embeddings=64, **SIZES
     )
-    return save(seeded(BertForSequenceClassification, config), tokenizer, folder)
+    save(seeded(BertForSequenceClassification, config), tokenizer, folder)
+    settings = folder / "tokenizer_config.json"
+    names = ["input_ids", "token_type_ids", "attention_mask"]
+    settings.write_text(json.dumps(json.loads(settings.read_text()) | {"model_input_names": names}))
+    return folder
 
 
 def qwen_reward(folder: Path, kind: str) -> Path:

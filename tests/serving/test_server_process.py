@@ -46,8 +46,12 @@ def test_a_step_gets_a_proven_server_that_ends_with_it(deploy_word):
         )
         assert [type(r) for r in results] == [Scored, Failed, Failed]
         assert RewardFunction(url=url)(prompts=["?"] * 2, completions=["Paris", "x"]) == [1.0, 0.0]
-        children = psutil.Process().children(recursive=True)
-        assert any("reward_harness.rm.server" in " ".join(c.cmdline()) for c in children)
+        children = [
+            child
+            for child in psutil.Process().children(recursive=True)
+            if "reward_harness.rm.server" in " ".join(child.cmdline())
+        ]
+        assert children
     until(
         lambda: not [c for c in children if c.is_running() and c.status() != psutil.STATUS_ZOMBIE]
     )
