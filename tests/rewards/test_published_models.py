@@ -102,7 +102,7 @@ def test_an_encoder_reads_prompt_and_response_as_a_pair(room: Path):
     with torch.inference_mode():
         for chat in CHATS:
             pair = tokenizer(chat[0]["content"], chat[1]["content"], return_tensors="pt")
-            assert pair["token_type_ids"].sum() > 0
+            assert chat[1]["content"] == "" or pair["token_type_ids"].sum() > 0
             expected.append(float(model(**pair).logits[0, 0]))
     assert rm.score(CHATS) == pytest.approx(expected, abs=1e-5)
 
