@@ -114,7 +114,23 @@ class ProcessSection(RewardOptim):
     false_flag_rate: Fraction = Field(default=0.1, gt=0, lt=1)
 
 
-Served = Literal["rubric", "classifier", "rubric_model", "ensemble", "process", "distilled"]
+Served = Literal[
+    "rubric", "classifier", "rubric_model", "ensemble", "process", "distilled", "composite"
+]
+
+
+class CompositeWeights(Frozen):
+    """A classifier's squashed reward with a programmatic and a conciseness rule beside it."""
+
+    learned: float = Field(default=0.6, ge=0)
+    programmatic: float = Field(default=0.2, ge=0)
+    concise: float = Field(default=0.2, ge=0)
+
+    @model_validator(mode="after")
+    def _one_counts(self) -> CompositeWeights:
+        if self.learned + self.programmatic + self.concise <= 0:
+            raise ValueError("at least one weight must be above 0")
+        return self
 
 
 class RewardModelSection(Frozen):
@@ -124,6 +140,7 @@ class RewardModelSection(Frozen):
     deploy_target: Literal["dev", "staging", "prod"] = "dev"
     on_drift: Literal["notify", "redeploy"] = "notify"
     gates: GateThresholds = GateThresholds()
+    composite: CompositeWeights = CompositeWeights()
     bt: BTSection | None = None
     rubric: RubricModelSection | None = None
     ensemble: EnsembleSection | None = None

@@ -19,6 +19,7 @@ LABELS = {
     "ensemble": "Ensemble",
     "process": "Process reward model",
     "distilled": "Distilled classifier",
+    "composite": "Classifier with rules",
 }
 
 

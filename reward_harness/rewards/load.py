@@ -11,13 +11,15 @@ from reward_harness.errors import ArtifactError
 from reward_harness.rewards.base import BaseRM
 from reward_harness.rewards.classifier import ClassifierRM, Normalization
 from reward_harness.rewards.ensemble import EnsembleRM
+from reward_harness.rewards.mixtures import CompositeRM
 from reward_harness.rewards.process import ProcessRM
 from reward_harness.rewards.rubric import RubricRM
 from reward_harness.rewards.step_model import StepModel
 from reward_harness.rm.artifact import (
     MODEL_FOLDER,
-    ClassifierRuntime,
+    CompositeRuntime,
     EnsembleRuntime,
+    ModelRuntime,
     ProcessRuntime,
     RMArtifact,
     RubricRuntime,
@@ -67,7 +69,7 @@ def load_rm(
 
 def _model(
     artifact: RMArtifact,
-    runtime: ClassifierRuntime | EnsembleRuntime | ProcessRuntime,
+    runtime: ModelRuntime,
     folder: Path,
     device: str,
 ) -> BaseRM:
@@ -78,6 +80,8 @@ def _model(
     if isinstance(runtime, ProcessRuntime):
         steps = StepModel.load(folder, device)
         return ProcessRM(steps, runtime.aggregation, runtime.step_delimiter)
+    if isinstance(runtime, CompositeRuntime):
+        return CompositeRM(ClassifierRM.load(folder, device), weights=runtime.weights)
     scaling = artifact.normalization
     return ClassifierRM.load(folder, device, Normalization(scaling.mean, scaling.std))
 

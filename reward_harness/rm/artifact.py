@@ -110,7 +110,18 @@ class ProcessRuntime(Frozen):
     step_delimiter: str = Field(min_length=1)
 
 
-Runtime = RubricRuntime | ClassifierRuntime | EnsembleRuntime | ProcessRuntime
+class CompositeRuntime(Frozen):
+    """A classifier and the weights of its squashed score and of the two programmatic rules."""
+
+    kind: Literal["composite"] = "composite"
+    files: dict[str, str]
+    reward_model: dict[str, Any]
+    weights: tuple[float, float, float]
+
+
+ModelRuntime = ClassifierRuntime | EnsembleRuntime | ProcessRuntime | CompositeRuntime
+"""Those whose weights lie in ``model/``."""
+Runtime = RubricRuntime | ModelRuntime
 
 
 class RMArtifact(Frozen):
@@ -118,7 +129,7 @@ class RMArtifact(Frozen):
 
     artifact_id: str
     schema_version: str = SCHEMA_VERSION
-    kind: Literal["rubric", "classifier", "ensemble", "process"]
+    kind: Literal["rubric", "classifier", "ensemble", "process", "composite"]
     rubric: dict[str, Rubric] = Field(default_factory=dict)
     prompt_ids: dict[str, str] = Field(
         default_factory=dict, description="prompt key -> prompt id, for prompts with own rubrics"

@@ -15,6 +15,7 @@ from reward_harness.llm.backends import resolve_backend, resolve_endpoint, resol
 from reward_harness.prompts import load_templates
 from reward_harness.rm.artifact import (
     ClassifierRuntime,
+    CompositeRuntime,
     EnsembleRuntime,
     ProcessRuntime,
     RMArtifact,
@@ -88,6 +89,21 @@ def describe_ensemble(model: Path, penalty: float) -> RMArtifact:
             kind="ensemble",
             scoring_policy=ScoringPolicy(aggregation="penalised_mean"),
             runtime_snapshot=runtime,
+        )
+    )
+
+
+def describe_composite(model: Path, weights: tuple[float, float, float]) -> RMArtifact:
+    """The artifact for a classifier that lies in ``model`` with the two rules beside it; weights
+    of (classifier, programmatic, concise).
+    """
+    files, described = _described(model)
+    return sealed(
+        RMArtifact(
+            artifact_id="",
+            kind="composite",
+            scoring_policy=ScoringPolicy(aggregation="weighted_mean"),
+            runtime_snapshot=CompositeRuntime(files=files, reward_model=described, weights=weights),
         )
     )
 

@@ -42,6 +42,7 @@ from reward_harness.rm.gate_summary import plot_scores, summary_markdown
 from reward_harness.rm.gates import agreement_of, as_ranked, run_gates, sample, score_genuine
 from reward_harness.rm.package import (
     describe_classifier,
+    describe_composite,
     describe_ensemble,
     describe_process,
     link_tree,
@@ -187,6 +188,9 @@ def _packaged_model(run: StageRun, folder: Path) -> RMArtifact:
     link_tree(source.folder(MODEL_FOLDER), model)
     if kind == "ensemble":
         return describe_ensemble(model, _trained_with(source, "penalty"))
+    if kind == "composite":
+        weights = run.experiment.reward_model.composite
+        return describe_composite(model, (weights.learned, weights.programmatic, weights.concise))
     if kind == "process":
         return describe_process(model, _trained_with(source, "aggregation"), STEP_LINES)
     return describe_classifier(model, _scaling(run, model))

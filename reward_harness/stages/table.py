@@ -145,6 +145,7 @@ SERVED_FROM = {
     "ensemble": "reward_ensemble",
     "process": "process_reward_model",
     "distilled": "classifier_reward_model",
+    "composite": "bt_reward_model",
 }
 """By ``reward_model.serve``, the stage whose result is packaged."""
 
@@ -254,7 +255,7 @@ _ALL = (
         builder="reward_harness.stages.serving:rm_artifact",
         sections=("reward_model", "search"),
         inputs=(
-            *SERVED_FROM.values(),
+            *dict.fromkeys(SERVED_FROM.values()),
             "preference_pairs",
             "ranked_prompts",
             *(name for name in HELD_OUT_FROM.values() if name != "ranked_prompts"),

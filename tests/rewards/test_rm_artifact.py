@@ -4,7 +4,11 @@ from pathlib import Path
 import pytest
 
 from reward_harness.errors import ArtifactError
-from reward_harness.rewards.base import conversation_of
+from reward_harness.model_spec import ModelSpec
+from reward_harness.models.folders import model_folder
+from reward_harness.models.reward_head import RewardModel
+from reward_harness.rewards.base import conversation_of, logistic
+from reward_harness.rewards.classifier import ClassifierRM
 from reward_harness.rewards.load import load_rm
 from reward_harness.rm.artifact import (
     RMArtifact,
@@ -13,7 +17,7 @@ from reward_harness.rm.artifact import (
     read_artifact,
     write_artifact,
 )
-from reward_harness.rm.package import rubric_artifact, rubric_runtime
+from reward_harness.rm.package import describe_composite, rubric_artifact, rubric_runtime
 from reward_harness.rubrics.types import Rubric
 from reward_harness.search_sections import Extraction, SearchConfig
 
@@ -106,3 +110,16 @@ def test_no_secret_and_no_time_is_in_the_identity(city_artifact, monkeypatch):
     text = (folder / "artifact.json").read_text()
     assert "created" not in text and 'api_key"' not in text
     assert RMArtifact.model_validate_json(text).artifact_id == artifact.artifact_id
+
+
+def test_a_composite_is_its_classifier_and_the_two_rules_at_their_weights(tmp_path: Path):
+    backbone = model_folder(ModelSpec(source="random", name="tiny-encoder"), tmp_path / "cache")
+    model = tmp_path / "rm" / "model"
+    RewardModel.from_backbone(backbone, max_length=64).save(model)
+    write_artifact(describe_composite(model, (0.5, 0.3, 0.2)), tmp_path / "rm")
+    rm = load_rm(tmp_path / "rm")
+    learned = ClassifierRM.load(model)
+    for response, rules in (("Paris", 0.3 + 0.2), ("Certainly! Paris", 0.2 / 2)):
+        chat = conversation_of("capital?", response)
+        expected = 0.5 * logistic(learned.score(chat)) + rules
+        assert rm.score(chat) == pytest.approx(expected, abs=1e-6)
