@@ -20,7 +20,7 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import httpx
+import aiohttp
 import orjson
 
 from reward_harness.errors import LLMError, SpecError
@@ -29,7 +29,7 @@ from reward_harness.llm.budget import Caps as Caps
 from reward_harness.llm.budget import Usage as Usage
 from reward_harness.llm.budget import check_caps
 from reward_harness.llm.circuit import Circuit
-from reward_harness.llm.connection import Connection
+from reward_harness.llm.connection import Connection, Reply
 from reward_harness.llm.limits import limits_at
 from reward_harness.rewards.base import Failed
 from reward_harness.search_sections import Endpoint
@@ -153,21 +153,21 @@ class Gateway:
     async def _post(self, content: bytes) -> _Answer | _Retry:
         try:
             response = await self._connection.post(content)
-        except httpx.TimeoutException as error:
+        except TimeoutError as error:
             told = self._redact(f" ({error})" if str(error) else "")
             return _Retry(f"no answer within {self.endpoint.timeout_s:g} s{told}")
-        except (httpx.TransportError, httpx.DecodingError) as error:
+        except aiohttp.ClientError as error:
             return _Retry(self._redact(f"{type(error).__name__}: {error}"))
-        if response.status_code in RETRIED or response.status_code >= 500:
+        if response.status in RETRIED or response.status >= 500:
             asked_s = retry_after_s(response.headers)
             if asked_s is not None:
                 self._limits.pause_until(self._clock() + asked_s)
             return _Retry(self._told(response), paused=asked_s is not None)
-        if response.status_code >= 300:
+        if response.status >= 300:
             raise self._refused(response)
         return self._read(response)
 
-    def _read(self, response: httpx.Response) -> _Answer | _Retry:
+    def _read(self, response: Reply) -> _Answer | _Retry:
         try:
             reply = decode(response.content)
             text = reply["choices"][0]["message"]["content"]
@@ -178,21 +178,21 @@ class Gateway:
             return _Retry("the completion has no text")
         return _Answer(text, tokens)
 
-    def _refused(self, response: httpx.Response) -> LLMError:
+    def _refused(self, response: Reply) -> LLMError:
         key_advice = f"Check the key in {self.endpoint.api_key_env}."
         advice = {401: key_advice, 403: key_advice, 404: "Check base_url and model."}
         error = LLMError(
             f"the endpoint refused the request: {self._told(response)}",
             where=self.endpoint.base_url,
-            fix=advice.get(response.status_code, "Check model and sampling options."),
+            fix=advice.get(response.status, "Check model and sampling options."),
         )
-        if response.status_code in REFUSED_FOR_ALL:
+        if response.status in REFUSED_FOR_ALL:
             self._circuit.note_refusal(error)
         return error
 
-    def _told(self, response: httpx.Response) -> str:
+    def _told(self, response: Reply) -> str:
         text = " ".join(response.text.split())[:200]
-        return self._redact(f"HTTP {response.status_code} {text}".strip())
+        return self._redact(f"HTTP {response.status} {text}".strip())
 
     def _redact(self, text: str) -> str:
         """The text without the key: endpoints like to quote it."""

@@ -7,22 +7,35 @@ from typing import Literal
 
 import torch
 
+CPU_PADDING = 0.1
 
-def length_batches(lengths: Sequence[int], budget: int) -> Iterator[list[int]]:
-    """Indices in order of length; a batch's size times its longest length stays within ``budget``.
+
+def length_batches(
+    lengths: Sequence[int], budget: int, padding: float | None = None
+) -> Iterator[list[int]]:
+    """Indices in order of length; a batch's size times its longest length stays within ``budget``,
+    and its padding within the share ``padding`` of its real tokens.
 
     Ties keep their order, so batches depend on the lengths only. A sequence longer than the budget
     is a batch of one.
     """
     order = sorted(range(len(lengths)), key=lambda index: lengths[index])
     batch: list[int] = []
+    real = 0
     for index in order:
-        if batch and (len(batch) + 1) * lengths[index] > budget:
+        width, real = lengths[index], real + lengths[index]
+        padded = (len(batch) + 1) * width
+        if batch and (padded > budget or (padding is not None and padded > (1 + padding) * real)):
             yield batch
-            batch = []
+            batch, real = [], width
         batch.append(index)
     if batch:
         yield batch
+
+
+def padding_on(device: torch.device) -> float | None:
+    """What padding a pass may have: a CPU computes it like any token, a GPU wants large batches."""
+    return CPU_PADDING if device.type == "cpu" else None
 
 
 def pad_batch(

@@ -25,7 +25,7 @@ from torch import nn
 from reward_harness.errors import ArtifactError
 from reward_harness.hashing import canonical_json
 from reward_harness.manifest import Frozen
-from reward_harness.models.batches import length_batches, pad_batch, position_ids
+from reward_harness.models.batches import length_batches, pad_batch, padding_on, position_ids
 from reward_harness.models.chat import (
     Turns,
     encode_prompt,
@@ -229,7 +229,8 @@ class RewardModel(nn.Module):
     ) -> list[torch.Tensor]:
         found: dict[int, torch.Tensor] = {}
         with torch.inference_mode():
-            for indices in length_batches([len(row.ids) for row in encoded], batch_tokens):
+            lengths = [len(row.ids) for row in encoded]
+            for indices in length_batches(lengths, batch_tokens, padding_on(self.device)):
                 batch = self.batch([encoded[index] for index in indices]).to(self.device)
                 found.update(zip(indices, compute(batch).cpu(), strict=True))
         return [found[index] for index in range(len(encoded))]

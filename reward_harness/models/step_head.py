@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 import torch
 
-from reward_harness.models.batches import length_batches, pad_batch, position_ids
+from reward_harness.models.batches import length_batches, pad_batch, padding_on, position_ids
 from reward_harness.models.chat import Turns, encode_prompt, encode_text, pad_id
 from reward_harness.models.reward_head import SCORE_BATCH_TOKENS, RewardModel
 
@@ -76,7 +76,8 @@ def all_step_features(model: RewardModel, rows: Sequence[EncodedSteps]) -> torch
     """As ``step_features`` without gradient, in batches of a token budget."""
     found: dict[int, torch.Tensor] = {}
     with torch.inference_mode():
-        for indices in length_batches([len(row.ids) for row in rows], SCORE_BATCH_TOKENS):
+        lengths, padding = [len(row.ids) for row in rows], padding_on(model.device)
+        for indices in length_batches(lengths, SCORE_BATCH_TOKENS, padding):
             batch = [rows[index] for index in indices]
             features = step_features(model, batch).cpu()
             sizes = [len(row.pooled) for row in batch]

@@ -17,7 +17,7 @@ from typing import Literal, cast
 import torch
 
 from reward_harness.errors import SpecError
-from reward_harness.models.batches import length_batches, pad_batch
+from reward_harness.models.batches import length_batches, pad_batch, padding_on
 from reward_harness.models.chat import Turns, encode_text, pad_id
 from reward_harness.models.published import Opened
 from reward_harness.rubrics.grading import prompt_text
@@ -68,7 +68,8 @@ class OutcomeModel:
         """Scores of tokenised conversations, in order."""
         found: dict[int, float] = {}
         with torch.inference_mode():
-            for batch in length_batches([len(row) for row in rows], self.batch_tokens):
+            lengths, padding = [len(row) for row in rows], padding_on(self.opened.device)
+            for batch in length_batches(lengths, self.batch_tokens, padding):
                 padded = pad_batch(
                     [rows[index] for index in batch], pad_id(self.opened.tokenizer), side
                 )

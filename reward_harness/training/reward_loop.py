@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from reward_harness.errors import TrainingError
 from reward_harness.hashing import derive_seed
-from reward_harness.models.batches import length_batches
+from reward_harness.models.batches import length_batches, padding_on
 from reward_harness.models.reward_head import RewardModel
 from reward_harness.progress import Progress
 from reward_harness.sections import RewardOptim
@@ -133,9 +133,10 @@ class RewardRun(Generic[S]):
         """Add up the gradients of micro-batches; the batch's values (N, V) and its loss."""
         found: list[Tensor] = []
         loss_sum = 0.0
-        for indices in length_batches([sample.width for sample in batch], MICRO_BATCH_TOKENS):
+        device = self.model.device
+        widths = [sample.width for sample in batch]
+        for indices in length_batches(widths, MICRO_BATCH_TOKENS, padding_on(device)):
             part = [batch[index] for index in indices]
-            device = self.model.device
             with torch.autocast(device.type, dtype=torch.bfloat16, enabled=self.mixed):
                 loss, values = self.objective.loss(self.model, part)
             share = len(part) / len(batch)
