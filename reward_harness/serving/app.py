@@ -32,7 +32,7 @@ from reward_harness.serving.audit import AuditLog
 from reward_harness.serving.context import Context
 from reward_harness.serving.context import context_of as _context
 from reward_harness.serving.context import trace_of as _trace
-from reward_harness.serving.direct import DirectRoute
+from reward_harness.serving.direct import INVALID_REQUEST, DirectRoute
 from reward_harness.serving.front import Front, Trace
 from reward_harness.serving.protocols import ROUTERS, AnyScoreBody, score_foreign
 from reward_harness.serving.settings import ServerSettings
@@ -46,6 +46,7 @@ from reward_harness.serving.wire import (
     ServerError,
     error_body,
     error_of,
+    first_problem,
 )
 
 busy = APIRouter(route_class=DirectRoute)
@@ -76,8 +77,14 @@ def create_app(source: Source, settings: ServerSettings | None = None) -> FastAP
     app.add_exception_handler(RequestValidationError, _told)
     app.add_exception_handler(HTTPException, _told)
     paths = frozenset(getattr(route, "path", "") for part in parts for route in part.routes)
+    direct = {route.path: route for route in busy.routes if isinstance(route, DirectRoute)}
     app.add_middleware(
-        Front, settings=settings, telemetry=context.telemetry, audit=audit, routes=paths
+        Front,
+        settings=settings,
+        telemetry=context.telemetry,
+        audit=audit,
+        routes=paths,
+        direct=direct,
     )
     return app
 
@@ -186,7 +193,7 @@ def _parsed(context: Context, item: Any) -> ScoreBody | ServerError:
     try:
         body = ScoreBody.model_validate(item)
     except ValidationError as error:
-        return ServerError(422, INVALID_ITEM, _first_problem(error.errors()))
+        return ServerError(422, INVALID_ITEM, first_problem(error.errors()))
     return _too_long(context) if body.chars > context.settings.limits.text_chars else body
 
 
@@ -258,7 +265,7 @@ def _too_long(context: Context) -> ServerError:
 async def _told(request: Request, error: Exception) -> Response:
     """Any error as JSON; what was sent is never repeated in it."""
     if isinstance(error, RequestValidationError):
-        told = ServerError(422, "invalid_request", _first_problem(error.errors()))
+        told = ServerError(422, INVALID_REQUEST, first_problem(error.errors()))
     elif isinstance(error, HTTPException):
         told = ServerError(error.status_code, "http_error", str(error.detail))
     else:
@@ -266,11 +273,6 @@ async def _told(request: Request, error: Exception) -> Response:
     trace = _trace(request)
     trace.error_code = told.code
     return _json(error_body(told, trace.request_id), told.status, told.headers)
-
-
-def _first_problem(errors: Sequence[Any]) -> str:
-    first = errors[0]
-    return f"{'.'.join(str(part) for part in first['loc'])}: {first['msg']}"
 
 
 def _json(body: Any, status: int = 200, headers: dict[str, str] | None = None) -> Response:

@@ -12,13 +12,16 @@ import asyncio
 import re
 import time
 import uuid
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from starlette.datastructures import Headers, MutableHeaders
+from starlette.requests import Request
 from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from reward_harness.serving.audit import AuditLine, AuditLog, log_failure
+from reward_harness.serving.direct import DirectRoute
 from reward_harness.serving.settings import ServerSettings, authorized
 from reward_harness.serving.telemetry import Telemetry
 from reward_harness.serving.wire import ServerError, error_body
@@ -52,7 +55,9 @@ class Trace:
 
 
 class Front:
-    """The ASGI layer; ``routes`` are the paths that metrics may name."""
+    """The ASGI layer; ``routes`` are the paths that metrics may name, ``direct`` those answered
+    from here.
+    """
 
     def __init__(
         self,
@@ -61,9 +66,11 @@ class Front:
         telemetry: Telemetry,
         audit: AuditLog,
         routes: frozenset[str],
+        direct: Mapping[str, DirectRoute],
     ) -> None:
         self._app, self._settings = app, settings
         self._telemetry, self._audit, self._routes = telemetry, audit, routes
+        self._direct = direct
         self._in_flight = 0
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -119,7 +126,12 @@ class Front:
                 raise ServerError(408, "body_too_slow", "the body did not come in time") from error
             if self._settings.audit_bodies:
                 scope["state"]["trace"].body = body.decode("utf-8", "replace")
-            await self._app(scope, _replay(body, receive), send)
+            again = _replay(body, receive)
+            if (route := self._direct.get(path)) is None:
+                await self._app(scope, again, send)
+            else:
+                response = await route.answer(body, Request(scope, again))
+                await response(scope, receive, send)
         finally:
             self._in_flight -= 1
             self._telemetry.in_flight.set(self._in_flight)

@@ -6,6 +6,7 @@ error.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Annotated, Any
 
 from pydantic import AfterValidator, BaseModel, ConfigDict
@@ -115,6 +116,12 @@ def error_of(result: Abstained | Failed) -> ServerError:
     if result.retriable:
         return ServerError(503, result.code, result.error, {"Retry-After": "1"})
     return ServerError(502, result.code, result.error)
+
+
+def first_problem(errors: Sequence[Any], within: str = "") -> str:
+    """What pydantic found first: place and message, nothing that was sent."""
+    first = errors[0]
+    return f"{within}{'.'.join(str(part) for part in first['loc'])}: {first['msg']}"
 
 
 def error_body(error: ServerError, request_id: str) -> dict[str, Any]:
