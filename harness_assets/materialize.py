@@ -4,6 +4,9 @@ import time
 from collections.abc import Iterator
 
 import dagster as dg
+from dagster._core.definitions.source_asset import (
+    SYSTEM_METADATA_KEY_SOURCE_ASSET_OBSERVATION as NO_EVENT,
+)
 
 from harness_assets.record import record
 from harness_resources.compute import Compute
@@ -14,6 +17,9 @@ from reward_harness.progress import Progress, ProgressSink
 from reward_harness.stages import STAGES, Services, make
 
 LOG_EVERY_S = 5.0
+NOT_IN_THIS_EXPERIMENT = dg.Output(None, metadata={NO_EVENT: True})
+"""An output without an asset event: nothing is materialized, and what follows is not skipped, as it
+would be after a step without output. Dagster makes no event for outputs with this key."""
 
 
 def materialize(
@@ -36,6 +42,7 @@ def materialize(
         context.log.warning(
             f"{spec.key} has no {stage.name}: its section is switched off in the experiment file"
         )
+        yield NOT_IN_THIS_EXPERIMENT
         return
     services = Services(
         launcher=compute.launcher(context, spec.compute) if compute else None,

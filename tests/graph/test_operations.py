@@ -8,12 +8,14 @@ from collections.abc import Callable, Iterator
 import dagster as dg
 import pytest
 
-from harness_assets.graph import EXPERIMENTS, STUDIES
+from harness_assets.graph import EXPERIMENTS, STUDIES, stage_key
+from harness_jobs.definitions import job_named
 from harness_jobs.sensors import deployed_rubric_drift, experiment_registry
 from harness_resources.store import Store
+from reward_harness.stages.table import STAGES
 from reward_harness.store import ArtifactStore
 from reward_harness.workspace import Workspace
-from tests.graph.conftest import instance_of
+from tests.graph.conftest import instance_of, materializations, stages_of
 
 STUDY = """\
 base: smoke
@@ -119,3 +121,23 @@ def test_a_study_runs_its_members_and_reports(
     )
     assert "sizes" in harness("study", "list")
     assert "population_size=4" in harness("study", "show", "sizes")
+
+
+@pytest.mark.slow
+@pytest.mark.xdist_group("graph")
+@pytest.mark.timeout(600)
+def test_the_whole_job_makes_what_the_experiment_has_and_skips_nothing_for_what_it_has_not(
+    workspace: Workspace, instance: dg.DagsterInstance
+) -> None:
+    """As from the UI, where a person selects the job and not the stages."""
+    instance.add_dynamic_partitions(str(EXPERIMENTS.name), ["smoke"])
+    result = job_named("smoke").execute_in_process(instance=instance, partition_key="smoke")
+    assert result.success
+    wanted = stages_of(workspace, "smoke")
+    assert materializations(workspace, "smoke") == dict.fromkeys(wanted, 1)
+    absent = next(name for name in STAGES if name not in wanted)
+    record = instance.fetch_materializations(
+        dg.AssetRecordsFilter(asset_key=stage_key(absent)), limit=1
+    )
+    assert not record.records
+    assert not [event for event in result.all_events if event.is_step_skipped]
