@@ -2,13 +2,19 @@
 
 import dagster as dg
 
-from harness_assets.graph import LEADERBOARD, STUDY_REPORT
+from harness_assets.graph import LEADERBOARD, STUDY_REPORT, stage_key
 from harness_assets.serving import rollback_deployment
 from harness_resources.environments import step_processes
 
 STAGES_OF_ALL = dg.AssetSelection.groups(
     "datasets", "rubrics", "reward_models", "serving", "policies", "evaluations"
 ) - dg.AssetSelection.assets(STUDY_REPORT)
+
+
+DISTILLED = dg.AssetSelection.assets(
+    *(stage_key(name) for name in ("rl_samples", "score_dataset", "distilled_preferences"))
+)
+"""Datasets that are made of a policy's samples, so that they come after training."""
 
 
 def _group_job(name: str, description: str, *groups: str) -> dg.JobDefinition:
@@ -28,7 +34,18 @@ def rollback() -> None:
 
 JOBS = [
     rollback,
-    _group_job("prepare_data", "Resolve, validate and split the experiment's data.", "datasets"),
+    dg.define_asset_job(
+        "prepare_data",
+        selection=dg.AssetSelection.groups("datasets") - DISTILLED,
+        description="Resolve, validate and split the experiment's data.",
+        executor_def=dg.in_process_executor,
+    ),
+    dg.define_asset_job(
+        "distil_reward",
+        selection=DISTILLED | dg.AssetSelection.assets(stage_key("classifier_reward_model")),
+        description="Sample a policy, score it by the rubric, train a classifier on the pairs.",
+        executor_def=dg.in_process_executor,
+    ),
     _group_job(
         "search_rubrics", "Search rubrics and select the best on held-out prompts.", "rubrics"
     ),
