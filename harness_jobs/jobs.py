@@ -11,9 +11,8 @@ STAGES_OF_ALL = dg.AssetSelection.groups(
 ) - dg.AssetSelection.assets(STUDY_REPORT)
 
 
-DISTILLED = dg.AssetSelection.assets(
-    *(stage_key(name) for name in ("rl_samples", "score_dataset", "distilled_preferences"))
-)
+SAMPLED_DATASETS = ("ai_preferences", "rl_samples", "score_dataset", "distilled_preferences")
+SAMPLED = dg.AssetSelection.assets(*(stage_key(name) for name in SAMPLED_DATASETS))
 """Datasets that are made of a policy's samples, so that they come after training."""
 
 
@@ -36,14 +35,14 @@ JOBS = [
     rollback,
     dg.define_asset_job(
         "prepare_data",
-        selection=dg.AssetSelection.groups("datasets") - DISTILLED,
+        selection=dg.AssetSelection.groups("datasets") - SAMPLED,
         description="Resolve, validate and split the experiment's data.",
         executor_def=dg.in_process_executor,
     ),
     dg.define_asset_job(
-        "distil_reward",
-        selection=DISTILLED | dg.AssetSelection.assets(stage_key("classifier_reward_model")),
-        description="Sample a policy, score it by the rubric, train a classifier on the pairs.",
+        "sample_policies",
+        selection=SAMPLED,
+        description="Make datasets of a policy's samples: AI preferences, scored samples, pairs.",
         executor_def=dg.in_process_executor,
     ),
     _group_job(
