@@ -138,7 +138,7 @@ async def send_raw(port: int, seed: int) -> Counter[int]:
                 answer = await asyncio.wait_for(reader.read(65536), 20)
                 line = answer.split(b"\r\n", 1)[0].split()
                 found[int(line[1]) if len(line) > 1 and line[1].isdigit() else 0] += 1
-            except ConnectionError:
+            except OSError:
                 found[0] += 1  # refused as no HTTP at all
             finally:
                 writer.close()
