@@ -7,7 +7,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from reward_harness.data.records import RankedPrompt
-from reward_harness.llm.budget import Usage
 from reward_harness.llm.event_loop import run_sync
 from reward_harness.manifest import Cost
 from reward_harness.rewards.load import load_rm
@@ -15,6 +14,7 @@ from reward_harness.rm.artifact import RMArtifact, RubricRuntime
 from reward_harness.rm.gate_rules import Genuine, Swaps
 from reward_harness.rm.gates import score_genuine
 from reward_harness.rm.swaps import swap_consistency
+from reward_harness.stages.costs import cost_of_roles
 from reward_harness.stages.make import StageRun
 
 
@@ -48,29 +48,6 @@ def judge_swaps(
         return None, Cost()
     try:
         limit = run.experiment.reward_model.gates.attacked_responses
-        return swap_consistency(roles, prompts, runtime.graded, limit), cost_of(roles.gateway.usage)
+        return swap_consistency(roles, prompts, runtime.graded, limit), cost_of_roles(roles)
     finally:
         run_sync(roles.aclose())
-
-
-def cost_of(usage: Usage) -> Cost:
-    """What a gateway was asked, as a manifest records it."""
-    return Cost(
-        llm_calls=usage.calls,
-        llm_cached=usage.cached,
-        prompt_tokens=usage.prompt_tokens,
-        completion_tokens=usage.completion_tokens,
-        usd=usage.usd,
-    )
-
-
-def added(first: Cost, second: Cost) -> Cost:
-    """Both together."""
-    usd = [cost.usd for cost in (first, second) if cost.usd is not None]
-    return Cost(
-        llm_calls=first.llm_calls + second.llm_calls,
-        llm_cached=first.llm_cached + second.llm_cached,
-        prompt_tokens=first.prompt_tokens + second.prompt_tokens,
-        completion_tokens=first.completion_tokens + second.completion_tokens,
-        usd=sum(usd) if usd else None,
-    )

@@ -44,6 +44,7 @@ from reward_harness.progress import Progress
 from reward_harness.prompts import load_templates
 from reward_harness.rewards.base import Failed
 from reward_harness.rubrics.grading import prompt_text
+from reward_harness.stages.costs import cost_of_roles
 from reward_harness.stages.datasets import write_dataset
 from reward_harness.stages.make import StageRun
 from reward_harness.stages.training import required
@@ -186,14 +187,7 @@ def publish_dataset(
     cost = Cost()
     if isinstance(feedback, ModelFeedback):
         run_sync(feedback.roles.aclose())
-        usage = feedback.roles.gateway.usage
-        cost = Cost(
-            llm_calls=usage.calls,
-            llm_cached=usage.cached,
-            prompt_tokens=usage.prompt_tokens,
-            completion_tokens=usage.completion_tokens,
-            usd=usage.usd,
-        )
+        cost = cost_of_roles(feedback.roles)
     seed = run.experiment.seed
     splits = split_records(records, seed, run.experiment.dataset.split)
     stats = describe(

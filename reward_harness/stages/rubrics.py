@@ -19,7 +19,7 @@ from reward_harness.errors import SpecError
 from reward_harness.llm.event_loop import run_sync
 from reward_harness.llm.gateway import Caps
 from reward_harness.llm.roles import ModelRoles
-from reward_harness.manifest import Cost, Metric, Outcome
+from reward_harness.manifest import Metric, Outcome
 from reward_harness.rubrics.extraction import GRADED_PARTS_NAME
 from reward_harness.rubrics.files import SHARED, preset_for, write_rubrics
 from reward_harness.rubrics.heldout import Agreement, Heldout
@@ -50,6 +50,7 @@ from reward_harness.rubrics.search.session import SearchResult, SearchSession
 from reward_harness.rubrics.search.surroundings import Surroundings, open_search_roles
 from reward_harness.rubrics.types import Rubric
 from reward_harness.search_sections import GradedParts
+from reward_harness.stages.costs import cost_of, cost_of_roles
 from reward_harness.stages.make import StageRun
 from reward_harness.stages.research import (
     NOTE,
@@ -84,7 +85,7 @@ def rubric_population(run: StageRun, folder: Path) -> Outcome:
     finally:
         session.close()
     shutil.rmtree(checkpoint.parent, ignore_errors=True)
-    return Outcome(metrics=_search_metrics(result), cost=_search_cost(result))
+    return Outcome(metrics=_search_metrics(result), cost=cost_of(result.spent))
 
 
 def best_rubric(run: StageRun, folder: Path) -> Outcome:
@@ -112,10 +113,10 @@ def best_rubric(run: StageRun, folder: Path) -> Outcome:
         if roles is not None:
             run_sync(roles.aclose())
     if incumbent is not None and comparison is not None and not comparison.replaced:
-        return publish_again(incumbent, comparison, _cost(roles), folder)
+        return publish_again(incumbent, comparison, cost_of_roles(roles), folder)
     _write_choice(run, rubrics, heldout, evaluator, ranges, folder)
     notes = {} if comparison is None else {NOTE: comparison.model_dump(mode="json")}
-    return Outcome(metrics=_heldout_metrics(heldout), cost=_cost(roles), notes=notes)
+    return Outcome(metrics=_heldout_metrics(heldout), cost=cost_of_roles(roles), notes=notes)
 
 
 def _against(
@@ -207,17 +208,6 @@ def _search_metrics(result: SearchResult) -> dict[str, Metric]:
     return metrics
 
 
-def _search_cost(result: SearchResult) -> Cost:
-    spent = result.spent
-    return Cost(
-        llm_calls=spent.calls,
-        llm_cached=spent.cached,
-        prompt_tokens=spent.prompt_tokens,
-        completion_tokens=spent.completion_tokens,
-        usd=spent.usd,
-    )
-
-
 def _evaluator(
     run: StageRun, records: Sequence[RankedPrompt], roles: ModelRoles | None
 ) -> Evaluator:
@@ -304,17 +294,4 @@ def _metric(name: str, found: Agreement) -> Metric:
         ci_high=found.ci_high,
         n=found.prompts,
         direction="none" if name == "longer_wins" else "max",
-    )
-
-
-def _cost(roles: ModelRoles | None) -> Cost:
-    if roles is None:
-        return Cost()
-    usage = roles.gateway.usage
-    return Cost(
-        llm_calls=usage.calls,
-        llm_cached=usage.cached,
-        prompt_tokens=usage.prompt_tokens,
-        completion_tokens=usage.completion_tokens,
-        usd=usage.usd,
     )

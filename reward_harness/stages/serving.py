@@ -60,7 +60,8 @@ from reward_harness.rm.probes import (
     write_probes,
 )
 from reward_harness.rubrics.files import SHARED, read_rubrics
-from reward_harness.stages.gating import added, cost_of, incumbent_scores, judge_swaps
+from reward_harness.stages.costs import added, cost_of_roles
+from reward_harness.stages.gating import incumbent_scores, judge_swaps
 from reward_harness.stages.make import StageRun
 from reward_harness.stages.table import SERVED_FROM, held_out_stage
 from reward_harness.store import Artifact
@@ -162,7 +163,7 @@ def _cost(rm: BaseRM) -> Cost:
     rm.close()
     if not (isinstance(rm, RubricRM) and isinstance(rm.grader, ModelRoles)):
         return Cost()
-    return cost_of(rm.grader.gateway.usage)
+    return cost_of_roles(rm.grader)
 
 
 def _device(run: StageRun) -> str:
