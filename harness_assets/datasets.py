@@ -6,7 +6,14 @@ from collections.abc import Iterator
 
 import dagster as dg
 
-from harness_assets.graph import DATA_SOURCES, EXPERIMENTS, OWNERS, SECTION_KEYS, stage_asset
+from harness_assets.graph import (
+    DATA_SOURCES,
+    EXPERIMENTS,
+    LLM_RETRY,
+    OWNERS,
+    SECTION_KEYS,
+    stage_asset,
+)
 from harness_assets.materialize import materialize
 from harness_resources.llm import LLM
 from harness_resources.store import Store
@@ -110,7 +117,7 @@ def rl_samples(context: dg.AssetExecutionContext, store: Store) -> Iterator[dg.M
     yield from materialize(context, store)
 
 
-@dg.asset(**stage_asset("score_dataset", kinds={"jsonl"}))
+@dg.asset(**stage_asset("score_dataset", kinds={"jsonl"}, pool="llm_api", retry_policy=LLM_RETRY))
 def score_dataset(
     context: dg.AssetExecutionContext, store: Store, llm: LLM
 ) -> Iterator[dg.MaterializeResult]:

@@ -8,13 +8,14 @@ import dagster as dg
 
 from harness_assets.graph import (
     LEADERBOARD,
+    LLM_RETRY,
     OWNERS,
     STUDIES,
     STUDY_REPORT,
     stage_asset,
     stage_key,
 )
-from harness_assets.materialize import log_progress, materialize
+from harness_assets.materialize import final_failure, log_progress, materialize
 from harness_assets.record import record
 from harness_resources.compute import Compute
 from harness_resources.store import Store
@@ -50,7 +51,7 @@ def hacking_report(
     yield from materialize(context, store)
 
 
-@dg.asset(**stage_asset("signal_report", kinds={"html"}, pool="llm"))
+@dg.asset(**stage_asset("signal_report", kinds={"html"}, pool="llm_api", retry_policy=LLM_RETRY))
 def signal_report(
     context: dg.AssetExecutionContext, store: Store
 ) -> Iterator[dg.MaterializeResult]:
@@ -80,7 +81,7 @@ def leaderboard(context: dg.AssetExecutionContext, store: Store) -> dg.Materiali
     """All experiments' reports side by side."""
     from reward_harness.stages.leaderboard import make_leaderboard
 
-    services = Services(progress=log_progress(context), run_id=context.run_id)
+    services = Services(progress=log_progress(context), run_id=context.run.run_id)
     artifact, reused = make_leaderboard(store.workspace(), services)
     return record(artifact, reused=reused)
 
@@ -104,10 +105,10 @@ def study_report(context: dg.AssetExecutionContext, store: Store) -> dg.Material
     """
     from reward_harness.stages.study_report import make_study_report
 
-    services = Services(progress=log_progress(context), run_id=context.run_id)
+    services = Services(progress=log_progress(context), run_id=context.run.run_id)
     study = store.study(context.partition_key)
     try:
         artifact, reused = make_study_report(store.workspace(), study, services)
     except HarnessError as error:
-        raise dg.Failure(str(error), allow_retries=False) from error
+        raise final_failure(error) from error
     return record(artifact, reused=reused)

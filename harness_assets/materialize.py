@@ -30,9 +30,9 @@ def materialize(
     llm: LLM | None = None,
     again: str = "",
 ) -> Iterator[dg.MaterializeResult]:
-    """Yield the materialization of this asset's partition, or nothing if the experiment has no
-    such stage. What a retry cannot change fails at once: a spent budget, bad input. A policy that
-    was stopped for hacking its reward is recorded, then its run fails.
+    """Yield the materialization of this asset's partition; for a stage that the experiment does not
+    have, an output without an event. What a retry cannot change fails at once: a spent budget, bad
+    input. A policy that was stopped for hacking its reward is recorded, then its run fails.
     """
     from reward_harness.stages.training import require_unhacked
 
@@ -56,13 +56,18 @@ def materialize(
     except HarnessError as error:
         if isinstance(error, LLMError) and not isinstance(error, BudgetExceeded):
             raise
-        raise dg.Failure(str(error), allow_retries=False) from error
+        raise final_failure(error) from error
     gates = [check.name for check in context.assets_def.check_specs]
     yield record(artifact, reused=reused, gates=gates)
     try:
         require_unhacked(artifact)
     except HarnessError as error:
-        raise dg.Failure(str(error), allow_retries=False) from error
+        raise final_failure(error) from error
+
+
+def final_failure(error: HarnessError) -> dg.Failure:
+    """What fails a step at once: a retry would meet the same error."""
+    return dg.Failure(str(error), allow_retries=False)
 
 
 def log_progress(context: dg.AssetExecutionContext) -> ProgressSink:

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 import dagster as dg
 
-from harness_assets.graph import OWNERS, REWARD_BASE, stage_asset
+from harness_assets.graph import LLM_RETRY, OWNERS, REWARD_BASE, stage_asset
 from harness_assets.materialize import materialize
 from harness_resources.compute import Compute
 from harness_resources.llm import LLM
@@ -76,7 +76,11 @@ def classifier_reward_model(
     yield from materialize(context, store, compute=compute)
 
 
-@dg.asset(**stage_asset("rm_artifact", kinds={"json"}, gates=GATES))
+@dg.asset(
+    **stage_asset(
+        "rm_artifact", kinds={"json"}, gates=GATES, pool="llm_api", retry_policy=LLM_RETRY
+    )
+)
 def rm_artifact(
     context: dg.AssetExecutionContext, store: Store, llm: LLM
 ) -> Iterator[dg.MaterializeResult]:

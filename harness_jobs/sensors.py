@@ -92,7 +92,7 @@ def deployed_rubric_drift(
     requests: list[dg.RunRequest] = []
     notes: list[str] = []
     for spec in read_experiments(store.workspace()).specs:
-        drifted = _drift(store, spec.key)
+        drifted = _drift(store, spec)
         if spec.status != "active" or drifted is None:
             continue
         if spec.reward_model.on_drift == "notify":
@@ -109,20 +109,17 @@ def deployed_rubric_drift(
     return dg.SensorResult(run_requests=requests)
 
 
-def _drift(store: Store, key: str) -> str | None:
-    """Why the deployment of experiment ``key`` is behind, or None; only deployed experiments can
-    be.
-    """
+def _drift(store: Store, spec: ExperimentSpec) -> str | None:
+    """Why the experiment's deployment is behind, or None; only deployed experiments can be."""
     artifacts = store.artifacts()
-    spec = store.experiment(key)
-    if artifacts.current(key, "rm_deployment") is None:
+    if artifacts.current(spec.key, "rm_deployment") is None:
         return None
     stages = [STAGES["rm_artifact"], STAGES["rm_deployment"]]
     status = stage_status(store.workspace(), spec, stages)
     if all(state is StageStatus.FRESH for state in status.values()):
         return None
     reward = SERVED_FROM[spec.reward_model.serve]
-    current = artifacts.current(key, reward)
+    current = artifacts.current(spec.key, reward)
     return f"serves an older reward than {reward} {current.digest[:12]}" if current else None
 
 

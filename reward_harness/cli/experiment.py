@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import os
 import re
-import subprocess
-import sys
 from typing import Annotated
 
 import typer
 from rich.console import Console
 from rich.table import Table
 
+from reward_harness.cli.graph import launch
 from reward_harness.errors import SpecError
 from reward_harness.experiments import find_experiment
 from reward_harness.manifest import Metric
@@ -117,17 +115,9 @@ def run(
 
 
 def run_through_graph(workspace: Workspace, key: str, stages: str = "") -> int:
-    """Launch one experiment in a process of its own, which handles Ctrl-C itself; its exit code."""
+    """Launch one experiment; its exit code."""
     find_experiment(workspace, key)  # a bad file is told before Dagster loads
-    argv = [sys.executable, "-m", "harness_jobs.launch", key, "--stages", stages]
-    workspace.dagster_home.mkdir(parents=True, exist_ok=True)
-    environment = os.environ | {"DAGSTER_HOME": str(workspace.dagster_home)}
-    child = subprocess.Popen(argv, env=environment)
-    while True:
-        try:
-            return child.wait()
-        except KeyboardInterrupt:
-            continue
+    return launch(workspace, key, "--stages", stages)
 
 
 @app.command()

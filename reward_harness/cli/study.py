@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
 from typing import Annotated
 
 import typer
@@ -12,6 +9,7 @@ from rich.console import Console
 from rich.table import Table
 
 from reward_harness.cli.experiment import run_through_graph
+from reward_harness.cli.graph import launch
 from reward_harness.errors import SpecError
 from reward_harness.experiments import members_of
 from reward_harness.store import ArtifactStore
@@ -96,10 +94,7 @@ def report(name: Name) -> None:
 
 
 def _report(workspace: Workspace, name: str) -> int:
-    argv = [sys.executable, "-m", "harness_jobs.launch", "--study-report", name]
-    workspace.dagster_home.mkdir(parents=True, exist_ok=True)
-    environment = os.environ | {"DAGSTER_HOME": str(workspace.dagster_home)}
-    code = subprocess.run(argv, env=environment, check=False).returncode
+    code = launch(workspace, "--study-report", name)
     made = ArtifactStore(workspace.runs).current(name, "study_report")
     if code == 0 and made is not None:
         console.print((made.path / "summary.md").read_text(encoding="utf-8"))

@@ -13,6 +13,7 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
+from reward_harness.cli.graph import launch
 from reward_harness.workspace import Workspace
 
 REPORT_FILES = frozenset({"report.html", "report.json", "summary.md", "plot.png", "manifest.json"})
@@ -31,8 +32,8 @@ def ui(
         "HARNESS_REPORTS_URL": reports,
         "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}",
     }
-    register = [sys.executable, "-m", "harness_jobs.launch", "--register"]
-    subprocess.run(register, env=environment, cwd=workspace.root, check=True)
+    if code := launch(workspace, "--register"):
+        raise typer.Exit(code)
     threading.Thread(target=serve_reports, args=(workspace.runs, reports_port), daemon=True).start()
     Console().print(f"graph: http://127.0.0.1:{port}   reports: {reports}   stop with Ctrl-C")
     argv = ["dg", "dev", "--workspace", "workspace.yaml", "--host", "127.0.0.1"]
