@@ -12,7 +12,6 @@ from reward_harness.evaluation.policy_advice import lead, policy_steps
 from reward_harness.evaluation.report import (
     Cell,
     Column,
-    Estimate,
     Figure,
     Page,
     Response,
@@ -21,6 +20,7 @@ from reward_harness.evaluation.report import (
     Source,
     Style,
     Table,
+    estimate,
     inline,
     shown,
 )
@@ -144,11 +144,11 @@ def _scorer_table(results: PolicyResults, scorer: str, note: str) -> Table:
         rows.append(
             [
                 policy.name.upper(),
-                _estimate(f.mean),
+                estimate(f.mean),
                 None if f.std is None else shown(f.std, "number"),
-                _estimate(f.change, "signed", 0.0),
-                _estimate(f.win_rate, "percent", 0.5),
-                _estimate(f.gain_per_nat, "signed"),
+                estimate(f.change, "signed", 0.0),
+                estimate(f.win_rate, "percent", 0.5),
+                estimate(f.gain_per_nat, "signed"),
                 shown(f.unscored_share, "percent"),
             ]
         )
@@ -178,11 +178,11 @@ def _drift(results: PolicyResults) -> Section:
     rows: list[list[Cell]] = [
         [
             p.name.upper(),
-            _estimate(p.kl_sequence),
-            _estimate(p.kl_token),
-            _estimate(p.length_tokens),
-            _estimate(p.length_change, "signed"),
-            _estimate(p.ended_share, "percent"),
+            estimate(p.kl_sequence),
+            estimate(p.kl_token),
+            estimate(p.length_tokens),
+            estimate(p.length_change, "signed"),
+            estimate(p.ended_share, "percent"),
         ]
         for p in results.policies
     ]
@@ -202,9 +202,9 @@ def _text(results: PolicyResults) -> Section:
     rows: list[list[Cell]] = [
         [
             p.name.upper(),
-            _estimate(p.verbose_rate, "percent"),
-            _estimate(p.refusal_rate, "percent"),
-            _estimate(p.repetition, "percent"),
+            estimate(p.verbose_rate, "percent"),
+            estimate(p.refusal_rate, "percent"),
+            estimate(p.repetition, "percent"),
             None if p.distinct_1 is None else f"{p.distinct_1:.3f}",
             None if p.distinct_2 is None else f"{p.distinct_2:.3f}",
         ]
@@ -282,13 +282,3 @@ def _method(results: PolicyResults) -> list[str]:
         "1, on responses sampled at the temperature above: an estimate that can fall below 0.",
         "Responses without a score are left out of means and comparisons; their share is stated.",
     ]
-
-
-def _estimate(
-    interval: Interval | None, style: Style = "number", reference: float | None = None
-) -> Cell:
-    if interval is None:
-        return None
-    if reference is None or not interval.excludes(reference):
-        return Estimate(interval, style)
-    return Estimate(interval, style, "good" if interval.value > reference else "bad")

@@ -47,6 +47,21 @@ class Estimate:
 Cell = str | Estimate | None
 
 
+def estimate(
+    interval: Interval | None,
+    style: Style = "number",
+    reference: float | None = None,
+    better: Literal["above", "below"] = "above",
+) -> Cell:
+    """An interval's cell, coloured where it lies wholly on one side of ``reference``."""
+    if interval is None:
+        return None
+    if reference is None or not interval.excludes(reference):
+        return Estimate(interval, style)
+    above = interval.value > reference
+    return Estimate(interval, style, "good" if above == (better == "above") else "bad")
+
+
 @dataclass(frozen=True, slots=True)
 class Column:
     """A table's column; ``reference`` draws its estimates as bars against that value."""

@@ -14,9 +14,9 @@ from reward_harness.evaluation.report import (
     Page,
     Section,
     Source,
-    Style,
     Table,
     Tone,
+    estimate,
     inline,
     shown,
 )
@@ -125,9 +125,9 @@ def _accuracy(results: RewardResults) -> Section | None:
     rows: list[list[Cell]] = [
         [
             reward.label,
-            Estimate(pairs.accuracy, "percent", _tone(pairs.accuracy, 0.5)),
-            Estimate(pairs.over_longer, "signed_percent", _tone(pairs.over_longer, 0.0)),
-            Estimate(pairs.over_shorter, "signed_percent", _tone(pairs.over_shorter, 0.0)),
+            estimate(pairs.accuracy, "percent", 0.5),
+            estimate(pairs.over_longer, "signed_percent", 0.0),
+            estimate(pairs.over_shorter, "signed_percent", 0.0),
             shown(pairs.unscored_share, "percent"),
         ]
         for reward, pairs in measured
@@ -155,7 +155,7 @@ def _ranked(results: RewardResults) -> Section | None:
     rows: list[list[Cell]] = [
         [
             r.label,
-            Estimate(r.ranked, "percent", _tone(r.ranked, 0.5)),
+            estimate(r.ranked, "percent", 0.5),
             shown(r.ranked_unscored_share, "percent"),
         ]
         for r in results.rewards
@@ -183,7 +183,7 @@ def _length(results: RewardResults) -> Section | None:
     rows: list[list[Cell]] = [
         [
             reward.label,
-            _estimate(pairs.length_controlled, "percent", 0.5),
+            estimate(pairs.length_controlled, "percent", 0.5),
             None
             if pairs.length_bias is None
             else Estimate(pairs.length_bias, "signed", _bias_tone(pairs.length_bias)),
@@ -249,7 +249,7 @@ def _subsets(results: RewardResults) -> Section | None:
     rows: list[list[Cell]] = [
         [
             source,
-            *(_estimate(pairs.by_source.get(source), "percent", 0.5) for _, pairs in measured),
+            *(estimate(pairs.by_source.get(source), "percent", 0.5) for _, pairs in measured),
         ]
         for source in sources[:MAX_SOURCES_SHOWN]
     ]
@@ -273,9 +273,9 @@ def _agreements(results: RewardResults) -> Section | None:
         [
             f"{a.first} and {a.second}",
             Estimate(a.same_side, "percent"),
-            _estimate(a.same_side_high, "percent"),
-            _estimate(a.same_side_low, "percent"),
-            _estimate(a.spearman, "number"),
+            estimate(a.same_side_high, "percent"),
+            estimate(a.same_side_low, "percent"),
+            estimate(a.spearman, "number"),
             Estimate(a.accuracy_difference, "signed_percent"),
         ]
         for a in results.agreements
@@ -311,18 +311,6 @@ def _method(results: RewardResults) -> list[str]:
         f"More than {shown(UNSCORED_LIMIT, 'percent')} is flagged.",
         "Lengths are whitespace words. A difference is paired: both rules judge the same pairs.",
     ]
-
-
-def _estimate(interval: Interval | None, style: Style, reference: float | None = None) -> Cell:
-    if interval is None:
-        return None
-    return Estimate(interval, style, "plain" if reference is None else _tone(interval, reference))
-
-
-def _tone(interval: Interval, reference: float) -> Tone:
-    if not interval.excludes(reference):
-        return "plain"
-    return "good" if interval.value > reference else "bad"
 
 
 def _bias_tone(bias: Interval) -> Tone:

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from reward_harness.evaluation.report import Cell, Column, Estimate, Section, Style, Table, Tone
+from reward_harness.evaluation.report import Cell, Column, Section, Table, estimate
 from reward_harness.evaluation.results import RewardResults
-from reward_harness.evaluation.statistics import Interval
 from reward_harness.evaluation.turns import MAX_PAIRS
 
 
@@ -16,10 +15,10 @@ def turns_section(results: RewardResults) -> Section | None:
     rows: list[list[Cell]] = [
         [
             label,
-            _cell(turns.whole, "percent"),
-            _cell(turns.last_turn, "percent"),
-            _cell(turns.difference, "signed_percent", 0.0),
-            _cell(turns.truncated, "percent"),
+            estimate(turns.whole, "percent"),
+            estimate(turns.last_turn, "percent"),
+            estimate(turns.difference, "signed_percent", 0.0),
+            estimate(turns.truncated, "percent"),
             f"{turns.n_pairs}",
         ]
         for label, turns in found
@@ -45,8 +44,8 @@ def graded_section(results: RewardResults) -> Section | None:
     rows: list[list[Cell]] = [
         [
             f"{reward.label} on {graded.source}",
-            _cell(graded.spearman, "signed", 0.0),
-            _cell(graded.length_spearman, "signed", 0.0),
+            estimate(graded.spearman, "signed", 0.0),
+            estimate(graded.length_spearman, "signed", 0.0),
             None if graded.kendall is None else f"{graded.kendall:+.3f}".replace("-", "−"),
             f"{graded.n_responses}",
         ]
@@ -64,12 +63,3 @@ def graded_section(results: RewardResults) -> Section | None:
     ]
     intro = "Scores against others' grades, over all responses; intervals resample whole prompts."
     return Section("Out of distribution", intro, [Table(columns, rows)])
-
-
-def _cell(interval: Interval | None, style: Style, reference: float | None = None) -> Cell:
-    if interval is None:
-        return None
-    tone: Tone = "plain"
-    if reference is not None and interval.excludes(reference):
-        tone = "good" if interval.value > reference else "bad"
-    return Estimate(interval, style, tone)

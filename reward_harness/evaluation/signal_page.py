@@ -8,20 +8,17 @@ from reward_harness.evaluation import plots
 from reward_harness.evaluation.report import (
     Cell,
     Column,
-    Estimate,
     Figure,
     NextStep,
     Page,
     Section,
     Source,
-    Style,
     Table,
-    Tone,
+    estimate,
     inline,
     shown,
 )
 from reward_harness.evaluation.signal_design import KEEP_ABOVE, CriterionResult, SignalResults
-from reward_harness.evaluation.statistics import Interval
 
 LABEL_CHARS = 36
 
@@ -156,11 +153,11 @@ def _validated(results: SignalResults) -> Section:
 
 def _weighted(results: SignalResults) -> Section:
     rows: list[list[Cell]] = [
-        ["fitted weights", _cell(results.fitted, "percent", 0.5), None],
+        ["fitted weights", estimate(results.fitted, "percent", 0.5), None],
         [
             "equal weights",
-            _cell(results.equal, "percent", 0.5),
-            _cell(results.fitted_over_equal, "signed_percent", 0.0),
+            estimate(results.equal, "percent", 0.5),
+            estimate(results.fitted_over_equal, "signed_percent", 0.0),
         ],
     ]
     columns = [Column("weights"), Column("pairs in order", 0.5), Column("fitted minus equal", 0.0)]
@@ -171,7 +168,11 @@ def _weighted(results: SignalResults) -> Section:
 
 def _ablated(results: SignalResults) -> Section:
     rows: list[list[Cell]] = [
-        [_label(c), _cell(c.accuracy_without, "percent"), _cell(c.loss, "signed_percent", 0.0)]
+        [
+            _label(c),
+            estimate(c.accuracy_without, "percent"),
+            estimate(c.loss, "signed_percent", 0.0),
+        ]
         for c in _by_rho(results)
         if c.loss is not None
     ]
@@ -183,12 +184,3 @@ def _ablated(results: SignalResults) -> Section:
     if not rows:
         return Section("5 · Ablate each", "Fewer than two criteria are kept: nothing to ablate.")
     return Section("5 · Ablate each", "", [Table(columns, rows)])
-
-
-def _cell(interval: Interval | None, style: Style, reference: float | None = None) -> Cell:
-    if interval is None:
-        return None
-    tone: Tone = "plain"
-    if reference is not None and interval.excludes(reference):
-        tone = "good" if interval.value > reference else "bad"
-    return Estimate(interval, style, tone)

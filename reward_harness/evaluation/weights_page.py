@@ -8,19 +8,16 @@ from reward_harness.evaluation import plots
 from reward_harness.evaluation.report import (
     Cell,
     Column,
-    Estimate,
     Figure,
     NextStep,
     Page,
     Section,
     Source,
-    Style,
     Table,
-    Tone,
+    estimate,
     inline,
     shown,
 )
-from reward_harness.evaluation.statistics import Interval
 from reward_harness.evaluation.weights import Weights, WeightsResults, WeightsRow
 
 
@@ -141,11 +138,11 @@ def _table(results: WeightsResults) -> Table:
     rows: list[list[Cell]] = [
         [
             _name(row.weights),
-            _cell(row.verbose_rate, "percent"),
-            _cell(row.verbose_change, "signed_percent", worse_above=0.0),
-            _cell(row.chosen_words),
-            _cell(row.best_share, "percent"),
-            _cell(row.score_mean),
+            estimate(row.verbose_rate, "percent"),
+            estimate(row.verbose_change, "signed_percent", 0.0, better="below"),
+            estimate(row.chosen_words),
+            estimate(row.best_share, "percent"),
+            estimate(row.score_mean),
             shown(row.score_std, "number"),
         ]
         for row in results.rows
@@ -155,14 +152,3 @@ def _table(results: WeightsResults) -> Table:
 
 def _name(weights: Weights) -> str:
     return " / ".join(f"{w:g}" for w in weights)
-
-
-def _cell(
-    interval: Interval | None, style: Style = "number", worse_above: float | None = None
-) -> Cell:
-    if interval is None:
-        return None
-    tone: Tone = "plain"
-    if worse_above is not None and interval.excludes(worse_above):
-        tone = "bad" if interval.value > worse_above else "good"
-    return Estimate(interval, style, tone)
