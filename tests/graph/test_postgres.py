@@ -62,7 +62,9 @@ def test_two_experiments_run_at_once_without_lock_errors(
     assert [process.returncode for process in processes] == [0, 0], outputs
 
     with instance_of(workspace) as instance:
-        runs = {run.dagster_run.tags["dagster/partition"]: run for run in instance.get_run_records()}
+        runs = {
+            run.dagster_run.tags["dagster/partition"]: run for run in instance.get_run_records()
+        }
         assert set(runs) == set(keys)
         assert {run.dagster_run.status for run in runs.values()} == {dg.DagsterRunStatus.SUCCESS}
         first, second = runs.values()
