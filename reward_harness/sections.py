@@ -81,6 +81,14 @@ class RewardOptim(Frozen):
     warmup_fraction: Fraction = 0.05
 
 
+class FlywheelSection(Frozen):
+    """Cycles of filter and training: the pairs that the last model is surest of train the next."""
+
+    cycles: int = Field(default=1, ge=1, description="trainings after the one on all pairs")
+    keep: Fraction = Field(default=0.5, gt=0, le=1, description="top share of all pairs, each time")
+    stratify: Literal["none", "source", "length"] = "none"
+
+
 class BTSection(RewardOptim):
     """Bradley-Terry reward model training."""
 
@@ -88,6 +96,12 @@ class BTSection(RewardOptim):
         default="preference_pairs", description="what it is trained on; never what it is held to"
     )
     center_rewards: float = Field(default=0.0, ge=0, description="coefficient of (r_c + r_r)^2")
+    reads: Literal["conversation", "last_turn"] = Field(
+        default="conversation", description="last_turn: only the message that is answered"
+    )
+    flywheel: FlywheelSection | None = Field(
+        default=None, description="train again on what the model is sure of"
+    )
 
 
 class RubricModelSection(RewardOptim):
@@ -101,6 +115,12 @@ class EnsembleSection(BTSection):
 
     members: int = Field(default=3, ge=2, le=16)
     penalty: float = Field(default=0.5, ge=0, description="lambda of mean - lambda * std")
+
+    @model_validator(mode="after")
+    def _no_flywheel(self) -> EnsembleSection:
+        if self.flywheel is not None:
+            raise ValueError("the flywheel is for one model: give it to reward_model.bt")
+        return self
 
 
 class ProcessSection(RewardOptim):

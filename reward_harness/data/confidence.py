@@ -13,6 +13,7 @@ from collections.abc import Callable, Sequence
 
 from reward_harness.data.records import PreferencePair
 from reward_harness.errors import DataError
+from reward_harness.hashing import unit_interval
 
 LENGTH_SHARE, WORDING_SHARE = 0.4, 0.6
 """Weights of the two proxies."""
@@ -44,11 +45,13 @@ def proxy_confidence(chosen: str, rejected: str) -> float:
     return LENGTH_SHARE * length + WORDING_SHARE * wording
 
 
-def confidences(pairs: Sequence[PreferencePair], by: str) -> list[float]:
-    """The confidence of each pair, ``by`` its ``margin`` or by ``proxy``.
+def confidences(pairs: Sequence[PreferencePair], by: str, seed: int = 0) -> list[float]:
+    """The confidence of each pair, ``by`` its ``margin``, by ``proxy``, or by lot (``random``).
 
     ``DataError`` for a pair without a margin.
     """
+    if by == "random":
+        return [unit_interval("confidence", seed, pair.pair_id) for pair in pairs]
     if by == "proxy":
         return [proxy_confidence(pair.chosen, pair.rejected) for pair in pairs]
     found: list[float] = []
@@ -95,3 +98,11 @@ def length_stratum(pair: PreferencePair) -> str:
     """Which side is longer, in words: a filter by length alone would keep one of them."""
     chosen, rejected = len(pair.chosen.split()), len(pair.rejected.split())
     return "longer" if chosen > rejected else "shorter" if chosen < rejected else "equal"
+
+
+STRATA: dict[str, Callable[[PreferencePair], str] | None] = {
+    "none": None,
+    "source": lambda pair: pair.source,
+    "length": length_stratum,
+}
+"""By the name that an experiment gives it, the stratum of a pair."""

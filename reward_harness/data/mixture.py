@@ -28,15 +28,16 @@ class Part(Generic[R]):
 
 
 def mixed(parts: Sequence[Part[R]], seed: int) -> list[R]:
-    """Records of all parts in the ratio of their weights; ids become ``<source>/<id>``.
+    """Records of all parts in the ratio of their weights, named by ``from_source``.
 
     Counts are rounded down, so a ratio is met to within one record; ``DataError`` where a part
-    would get none.
+    would get none. A part of weight 0 gives nothing.
     """
-    total = sum(part.weight for part in parts)
-    size = min(len(part.records) * total / part.weight for part in parts)
+    weighed = [part for part in parts if part.weight]
+    total = sum(part.weight for part in weighed)
+    size = min(len(part.records) * total / part.weight for part in weighed)
     found: list[R] = []
-    for part in parts:
+    for part in weighed:
         count = int(size * part.weight / total + 1e-9)
         if count == 0:
             raise DataError(
@@ -49,9 +50,13 @@ def mixed(parts: Sequence[Part[R]], seed: int) -> list[R]:
             part.records, key=lambda r: (unit_interval("mix", seed, record_id(r)), record_id(r))
         )
         kept = {record_id(record) for record in order[:count]}
-        found += [_named(r, part.source) for r in part.records if record_id(r) in kept]
+        found += [from_source(r, part.source) for r in part.records if record_id(r) in kept]
     return found
 
 
-def _named(record: R, source: str) -> R:
-    return record.model_copy(update={ID_FIELDS[type(record)]: f"{source}/{record_id(record)}"})
+def from_source(record: R, source: str) -> R:
+    """The record under the id ``<source>/<id>``, and with that ``source`` where it names one."""
+    update = {ID_FIELDS[type(record)]: f"{source}/{record_id(record)}"}
+    if "source" in type(record).model_fields:
+        update["source"] = source
+    return record.model_copy(update=update)

@@ -9,12 +9,19 @@ from __future__ import annotations
 import io
 from contextlib import redirect_stderr
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
-from transformers import AutoModel, AutoModelForCausalLM, AutoTokenizer, GenerationConfig
+from transformers import (
+    AutoConfig,
+    AutoModel,
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    GenerationConfig,
+)
 from transformers.models.llama import LlamaConfig, LlamaForCausalLM
 
+from reward_harness.errors import SpecError
 from reward_harness.models.folders import existing_folder, model_folder
 from reward_harness.models.silence import quiet_libraries
 from reward_harness.sections import ModelSpec
@@ -63,6 +70,31 @@ def load_backbone_folder(
     if hasattr(model, "pooler"):
         model.pooler = None
     return _placed(model, device), load_tokenizer(folder)
+
+
+def keep_layers(source: Path, folder: Path, layers: int) -> None:
+    """Write the backbone in ``source`` with its first ``layers`` layers, and its tokenizer.
+
+    ``SpecError`` if it has fewer.
+    """
+    settings: Any = AutoConfig.from_pretrained(source)
+    if settings.num_hidden_layers < layers:
+        raise SpecError(
+            "the model has fewer layers than are to be kept",
+            where=str(source),
+            got=layers,
+            expected=f"at most {settings.num_hidden_layers}",
+        )
+    quiet_libraries()
+    settings.num_hidden_layers = layers
+    # a decoder keeps its language-model head, so that a policy can be cut too
+    decoder = any(name.endswith("ForCausalLM") for name in settings.architectures or ())
+    kind = AutoModelForCausalLM if decoder else AutoModel
+    model = kind.from_pretrained(source, config=settings)
+    if hasattr(model, "pooler"):
+        model.pooler = None
+    model.save_pretrained(folder)
+    load_tokenizer(source).save_pretrained(folder)
 
 
 def _placed(model: PreTrainedModel, device: str) -> PreTrainedModel:

@@ -4,7 +4,8 @@
 a GGUF file; it is converted once to bf16 safetensors below ``<cache>/models`` and published
 atomically, so that a killed conversion leaves nothing half made. ``random`` models are built from a
 seed (``models/tiny.py``), ``path`` folders are used as they are, ``hub`` repositories are
-downloaded at their pinned revision. torch is imported only where a folder must be made.
+downloaded at their pinned revision. A model cut to its first layers is a folder of its own below
+the cache. torch is imported only where a folder must be made.
 """
 
 from __future__ import annotations
@@ -23,6 +24,9 @@ from reward_harness.sections import ModelSpec
 
 CONVERSION_VERSION = "1"
 """Part of the converted folder's name: bump it when the conversion's result changes."""
+
+CUT_VERSION = "1"
+"""Likewise for models cut to their first layers."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,6 +64,21 @@ def wheel_path(name: str) -> Path:
 
 def model_folder(spec: ModelSpec, cache: Path) -> Path:
     """The local folder of ``spec``'s weights and tokenizer, made below ``cache`` where needed."""
+    whole = _whole_folder(spec, cache)
+    if spec.layers is None:
+        return whole
+    layers = spec.layers
+
+    def build(folder: Path) -> None:
+        from reward_harness.models.embedded import keep_layers
+
+        keep_layers(whole, folder, layers)
+
+    name = f"{model_digest(whole)[:12]}-layers-{layers}-v{CUT_VERSION}"
+    return made_once(cache / "models" / name, build)
+
+
+def _whole_folder(spec: ModelSpec, cache: Path) -> Path:
     if spec.source == "package":
         return _package_folder(spec.name, cache)
     if spec.source == "random":

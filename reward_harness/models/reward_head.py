@@ -4,7 +4,8 @@ Encoders (MiniLM) read ``[CLS] context [SEP] response [SEP]`` and take a masked 
 hidden states; decoders read the chat template's rendering with the end token and take the hidden
 state at the last token that is not padding. Then Linear(H → 1, no bias). Positions are explicit, so
 left and right padding give the same number. Too long a conversation loses its oldest context first,
-its response only when that alone is too long, and every cut is counted.
+its response only when that alone is too long, and every cut is counted. A model that ``reads`` the
+last turn sees of the context only the message that the response answers.
 
 A saved model is a backbone in the transformers layout beside ``reward_head.safetensors`` and
 ``reward_model.json``.
@@ -45,6 +46,7 @@ SETTINGS_NAME = "reward_model.json"
 SCORE_BATCH_TOKENS = 4096
 
 Pooling = Literal["mean", "response_mean", "last"]
+Reads = Literal["conversation", "last_turn"]
 
 
 class RewardModelFile(Frozen):
@@ -54,6 +56,7 @@ class RewardModelFile(Frozen):
     pooling: Pooling
     max_length: int
     hidden_size: int
+    reads: Reads = "conversation"
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,6 +103,7 @@ class RewardModel(nn.Module):
         *,
         max_length: int,
         pooling: Pooling | None = None,
+        reads: Reads = "conversation",
         dtype: str = "float32",
         device: str = "cpu",
     ) -> RewardModel:
@@ -107,7 +111,10 @@ class RewardModel(nn.Module):
         backbone, tokenizer = load_backbone_folder(folder, dtype=dtype, device=device)
         chosen: Pooling = pooling or ("last" if tokenizer.cls_token_id is None else "response_mean")
         settings = RewardModelFile(
-            pooling=chosen, max_length=max_length, hidden_size=int(backbone.config.hidden_size)
+            pooling=chosen,
+            max_length=max_length,
+            hidden_size=int(backbone.config.hidden_size),
+            reads=reads,
         )
         model = cls(backbone, tokenizer, settings)
         nn.init.zeros_(model.head.weight)
@@ -147,7 +154,8 @@ class RewardModel(nn.Module):
 
     def encode(self, conversation: Turns) -> EncodedConversation:
         """Ids of a conversation whose last turn is the response to be scored."""
-        context, response = conversation[:-1], conversation[-1]["content"]
+        first = -2 if self.settings.reads == "last_turn" else 0
+        context, response = conversation[first:-1], conversation[-1]["content"]
         if self.settings.pooling == "last":
             return self._encode_for_decoder(context, response)
         return self._encode_for_encoder(context, response)

@@ -13,10 +13,10 @@ from pathlib import Path
 from typing import TypeVar
 
 from reward_harness.data import sources
-from reward_harness.data.confidence import confidences, keep_confident, length_stratum
+from reward_harness.data.confidence import STRATA, confidences, keep_confident
 from reward_harness.data.describe import DatasetStats, describe, metrics_of, summary_of, texts_of
 from reward_harness.data.files import write_lines, write_records
-from reward_harness.data.mixture import Part, mixed
+from reward_harness.data.mixture import Part, from_source, mixed
 from reward_harness.data.pictures import plot_lengths
 from reward_harness.data.records import (
     PreferencePair,
@@ -73,11 +73,9 @@ def _build(run: StageRun, folder: Path, use: SourceUse | None, record_type: type
     found = [_resolved(run, name, use, record_type) for name in _names(use)]
     first = found[0]
     seed = run.experiment.seed
-    records = first.records if not use.mix else _mixed(use, found, seed)
-    splits = split_records(
-        first_prompts(records, use.limit, seed), seed, run.experiment.dataset.split
-    )
-    splits["train"] = _confident(splits["train"], use)
+    splits = _split(run, use, found)
+    splits["train"] = first_prompts(splits["train"], use.train_limit, seed)
+    splits["train"] = _confident(splits["train"], use, seed)
     run.services.progress(Progress(run.stage.name, 1, 2, "measuring"))
     left_out = [row for one in found for row in one.left_out]
     stats = describe(
@@ -107,16 +105,33 @@ def _resolved(
     return found
 
 
-def _mixed(use: SourceUse, found: Sequence[sources.Resolved[R]], seed: int) -> list[R]:
+def _split(
+    run: StageRun, use: SourceUse, found: Sequence[sources.Resolved[R]]
+) -> dict[Split, list[R]]:
+    """The splits of the source, or of a mixture: it is mixed what is trained on, whereas all that
+    any source holds out is held out, so that mixtures of other ratios are held to the same.
+    """
+    seed, shares = run.experiment.seed, run.experiment.dataset.split
+    taken = [first_prompts(one.records, use.limit, seed) for one in found]
+    if not use.mix:
+        return split_records(taken[0], seed, shares)
+    names = _names(use)
     weights = [use.weight, *(part.weight for part in use.mix)]
-    parts = [
-        Part(name, weight, one.records)
-        for name, weight, one in zip(_names(use), weights, found, strict=True)
-    ]
-    return mixed(parts, seed)
+    parts = [split_records(records, seed, shares) for records in taken]
+    splits: dict[Split, list[R]] = {
+        split: [
+            from_source(record, name)
+            for name, part in zip(names, parts, strict=True)
+            for record in part[split]
+        ]
+        for split in SPLITS
+    }
+    trained = zip(names, weights, parts, strict=True)
+    splits["train"] = mixed([Part(n, w, part["train"]) for n, w, part in trained], seed)
+    return splits
 
 
-def _confident(records: list[R], use: SourceUse) -> list[R]:
+def _confident(records: list[R], use: SourceUse, seed: int) -> list[R]:
     """The training pairs that the confidence filter keeps; other records as they are."""
     pairs = [record for record in records if isinstance(record, PreferencePair)]
     chosen = use.confidence
@@ -124,13 +139,12 @@ def _confident(records: list[R], use: SourceUse) -> list[R]:
         return records
     if len(pairs) < len(records):
         raise DataError("a confidence filter is for preference pairs", where=use.source)
-    by = {"none": None, "source": lambda p: p.source, "length": length_stratum}
     kept = keep_confident(
         pairs,
-        confidences(pairs, chosen.by),
+        confidences(pairs, chosen.by, seed),
         fraction=chosen.keep,
         threshold=chosen.threshold,
-        stratify=by[chosen.stratify],
+        stratify=STRATA[chosen.stratify],
     )
     if not kept:
         raise DataError("no training pair is confident enough", where=use.source)

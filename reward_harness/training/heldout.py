@@ -3,12 +3,13 @@
 Accuracy counts a tie as wrong. "Longer wins" and "shorter wins" go by the number of characters: a
 reward model that does not beat them has learned length. Pairs of one prompt are not independent:
 where prompts repeat, intervals resample whole prompts and ``n`` counts prompts; else they are
-Wilson's and ``n`` counts pairs.
+Wilson's and ``n`` counts pairs. Pairs of a few sources (a mixture) have an accuracy for each.
 """
 
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -18,6 +19,9 @@ from reward_harness.data.records import PreferencePair, prompt_key
 from reward_harness.evaluation.statistics import Interval, cluster_bootstrap_mean, wilson
 from reward_harness.hashing import derive_seed
 from reward_harness.manifest import Metric
+
+MOST_SOURCES = 4
+"""Above it, sources are labels of responses rather than parts of a mixture."""
 
 
 def heldout_measures(
@@ -44,6 +48,27 @@ def heldout_measures(
         "lead_over_length": lead.metric("max"),
         "loss": Metric(value=loss, n=len(margins), direction="min"),
         "margin_mean": Metric(value=sum(margins) / len(margins), n=len(margins), direction="max"),
+        **_by_source(pairs, right, prompts, generator),
+    }
+
+
+def _by_source(
+    pairs: Sequence[PreferencePair],
+    right: Sequence[bool],
+    prompts: Sequence[str],
+    generator: np.random.Generator,
+) -> dict[str, Metric]:
+    """``accuracy_<source>`` of each source of a mixture; nothing for one source, or for many."""
+    places: dict[str, list[int]] = {}
+    for index, pair in enumerate(pairs):
+        places.setdefault(re.sub(r"\W+", "_", pair.source), []).append(index)
+    if not 1 < len(places) <= MOST_SOURCES:
+        return {}
+    return {
+        f"accuracy_{name}": share_of(
+            [right[i] for i in found], [prompts[i] for i in found], generator
+        ).metric("max")
+        for name, found in sorted(places.items())
     }
 
 

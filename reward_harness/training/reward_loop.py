@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from reward_harness.errors import TrainingError
 from reward_harness.hashing import derive_seed
 from reward_harness.models.batches import length_batches, padding_on
-from reward_harness.models.reward_head import RewardModel
+from reward_harness.models.reward_head import Reads, RewardModel
 from reward_harness.progress import Progress
 from reward_harness.sections import RewardOptim
 from reward_harness.training.context import (
@@ -189,17 +189,21 @@ class Trained:
 
 
 def train_members(
-    method: str, members: Sequence[Callable[[], RewardRun[Any]]], context: TrainContext
+    method: str,
+    members: Sequence[Callable[[], RewardRun[Any]]],
+    context: TrainContext,
+    models: list[RewardModel] | None = None,
 ) -> Trained:
     """Train each member to its end, resuming where a former run stopped.
 
-    Rows count steps over all members and name the member where there are several.
+    Rows count steps over all members and name the member where there are several. Every member
+    takes as many steps. Finished ones are put into ``models``, where a later one can read them.
     """
     found = context.resume.newest() if context.resume else None
     saved: dict[str, Any] = {"finished": [], "rows": [], "current": None}
     if found is not None:
         saved = torch.load(found[1] / "state.pt", map_location=context.device, weights_only=True)
-    models: list[RewardModel] = []
+    models = [] if models is None else models
     rows: list[MetricRow] = list(saved["rows"])
     clock: StepClock | None = None
     for number, build in enumerate(members):
@@ -268,10 +272,12 @@ def _on_cpu(state: dict[str, Tensor]) -> dict[str, Tensor]:
     return {name: value.detach().cpu().clone() for name, value in state.items()}
 
 
-def start_model(job: JobBase, settings: RewardOptim, context: TrainContext) -> RewardModel:
+def start_model(
+    job: JobBase, settings: RewardOptim, context: TrainContext, reads: Reads = "conversation"
+) -> RewardModel:
     """The job's backbone with a zero head, and the adapters that its settings ask for."""
     model = RewardModel.from_backbone(
-        Path(job.model.path), max_length=settings.max_length, device=context.device
+        Path(job.model.path), max_length=settings.max_length, device=context.device, reads=reads
     )
     if settings.lora is not None:
         torch.manual_seed(derive_seed(job.seed, "adapters"))

@@ -2,12 +2,13 @@
 
 ``training.reward_loop`` trains them; this module says what a pair is, what it costs, and how the
 result is measured on held-out pairs. A member of an ensemble sees the pairs in an order of its own
-(seed + its number), so that its head is solved on other pairs too where there are many.
+(seed + its number), so that its head is solved on other pairs too where there are many. A flywheel
+is a chain of members, of which the last is the result.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -15,6 +16,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from reward_harness.data.confidence import STRATA, keep_confident
 from reward_harness.data.files import read_records
 from reward_harness.data.records import PreferencePair
 from reward_harness.hashing import canonical_json, derive_seed
@@ -22,12 +24,19 @@ from reward_harness.manifest import Metric
 from reward_harness.models.reward_head import EncodedConversation, RewardModel
 from reward_harness.progress import Progress
 from reward_harness.rewards.base import conversation_of
+from reward_harness.sections import FlywheelSection
 from reward_harness.training.bradley_terry import bradley_terry_loss, warm_head
 from reward_harness.training.context import MethodResult, TrainContext
 from reward_harness.training.heldout import as_json, heldout_measures
 from reward_harness.training.job import BTJob, EnsembleJob
 from reward_harness.training.policy_model import model_card
-from reward_harness.training.reward_loop import RewardRun, start_model, train_members
+from reward_harness.training.reward_loop import (
+    RewardRun,
+    Trained,
+    start_model,
+    steps_of,
+    train_members,
+)
 
 Scores = tuple[list[float], list[float]]
 """Scores of the chosen and of the rejected sides, in the order of the pairs."""
@@ -87,25 +96,82 @@ def train(job: BTJob | EnsembleJob, context: TrainContext) -> MethodResult:
 
     An ensemble's members lie in ``model/member-<i>``.
     """
-    count = job.settings.members if job.method == "ensemble" else 1
     pairs = read_records(Path(job.train.path), PreferencePair)
+    if job.settings.flywheel is not None:
+        return _turned(job, job.settings.flywheel, pairs, context)
+    count = job.settings.members if job.method == "ensemble" else 1
     cuts: dict[str, int] = {}
     trained = train_members(
         job.method, [partial(_member, job, pairs, i, context, cuts) for i in range(count)], context
     )
+    return _published(job, trained, trained.models, cuts, context)
+
+
+def _turned(
+    job: BTJob | EnsembleJob,
+    spec: FlywheelSection,
+    pairs: Sequence[PreferencePair],
+    context: TrainContext,
+) -> MethodResult:
+    """A first model on all pairs, then one a cycle on the pairs that the model before is surest of;
+    all from the untouched backbone, with as many steps as the first.
+    """
+    settings = job.settings
+    settings = settings.model_copy(update={"max_steps": steps_of(settings, len(pairs))})
+    equal = job.model_copy(update={"settings": settings})
+    models: list[RewardModel] = []
+    cuts: dict[str, int] = {}
+
+    def cycle(number: int) -> RewardRun[EncodedPair]:
+        kept = pairs
+        if number:
+            context.progress(Progress(job.method, 0, 1, f"filtering for cycle {number}"))
+            chosen, rejected = pair_scores(models[number - 1], pairs)
+            sure = [abs(c - r) for c, r in zip(chosen, rejected, strict=True)]
+            stratum = STRATA[spec.stratify]
+            kept = keep_confident(pairs, sure, fraction=spec.keep, stratify=stratum)
+        return _member(equal, kept, 0, context, cuts)
+
+    turns = [partial(cycle, number) for number in range(spec.cycles + 1)]
+    trained = train_members(job.method, turns, context, models)
+    before = {
+        f"cycle_{number}_heldout_accuracy": _heldout(job, [model])["test"]["accuracy"]
+        for number, model in enumerate(trained.models[:-1])
+    }
+    return _published(job, trained, trained.models[-1:], cuts, context, before)
+
+
+def _published(
+    job: BTJob | EnsembleJob,
+    trained: Trained,
+    models: Sequence[RewardModel],
+    cuts: dict[str, int],
+    context: TrainContext,
+    more: Mapping[str, Metric] | None = None,
+) -> MethodResult:
+    """Measure the resulting models on held-out pairs and save them; ``more`` joins the metrics."""
     context.progress(Progress(job.method, 1, 1, "measuring held-out pairs"))
+    splits = _heldout(job, models)
+    (context.output / "heldout.json").write_bytes(canonical_json(as_json(splits)))
+    metrics = trained.loss_metrics(job.settings.batch_size) | flattened(splits) | dict(more or {})
+    body = float(models[0].backbone.num_parameters(exclude_embeddings=True))
+    metrics["body_parameters"] = Metric(value=body)
+    card = {name: metric.value for name, metric in metrics.items()} | cuts
+    for number, model in enumerate(models):
+        model.save(context.model_folder / (f"member-{number}" if len(models) > 1 else ""))
+    (context.model_folder / "README.md").write_text(model_card(job, card), encoding="utf-8")
+    return trained.result(metrics, card)
+
+
+def _heldout(
+    job: BTJob | EnsembleJob, models: Sequence[RewardModel]
+) -> dict[str, dict[str, Metric]]:
+    """The models' measures on the held-out splits that have pairs."""
     splits: dict[str, dict[str, Metric]] = {}
     for name, file in (("validation", job.validation), ("test", job.test)):
         if held := read_records(Path(file.path), PreferencePair):
-            scores = [pair_scores(model, held) for model in trained.models]
-            splits[name] = _measures(job, held, scores)
-    (context.output / "heldout.json").write_bytes(canonical_json(as_json(splits)))
-    metrics = trained.loss_metrics(job.settings.batch_size) | flattened(splits)
-    card = {name: metric.value for name, metric in metrics.items()} | cuts
-    for number, model in enumerate(trained.models):
-        model.save(context.model_folder / (f"member-{number}" if count > 1 else ""))
-    (context.model_folder / "README.md").write_text(model_card(job, card), encoding="utf-8")
-    return trained.result(metrics, card)
+            splits[name] = _measures(job, held, [pair_scores(model, held) for model in models])
+    return splits
 
 
 def _member(
@@ -117,7 +183,7 @@ def _member(
 ) -> RewardRun[EncodedPair]:
     """The run of member ``number``; writes the counts of cut texts into ``cuts``."""
     settings, seed = job.settings, job.seed + number
-    model = start_model(job, settings, context)
+    model = start_model(job, settings, context, settings.reads)
     encoded = [encode_pair(model, pair) for pair in pairs]
     cuts |= _cuts(encoded)
     if number:
