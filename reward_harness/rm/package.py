@@ -17,6 +17,7 @@ from reward_harness.rm.artifact import (
     ClassifierRuntime,
     CompositeRuntime,
     EnsembleRuntime,
+    ModelRuntime,
     ProcessRuntime,
     RMArtifact,
     RubricRuntime,
@@ -68,29 +69,15 @@ def rubric_runtime(search: SearchConfig, seed: int, prompts: Path | None) -> Rub
 def describe_classifier(model: Path, scaling: Scaling) -> RMArtifact:
     """The artifact for weights that lie in ``model`` already."""
     files, described = _described(model)
-    return sealed(
-        RMArtifact(
-            artifact_id="",
-            kind="classifier",
-            scoring_policy=ScoringPolicy(aggregation="logit"),
-            normalization=scaling,
-            runtime_snapshot=ClassifierRuntime(files=files, reward_model=described),
-        )
-    )
+    runtime = ClassifierRuntime(files=files, reward_model=described)
+    return _of_models(runtime, ScoringPolicy(aggregation="logit"), scaling)
 
 
 def describe_ensemble(model: Path, penalty: float) -> RMArtifact:
     """The artifact for classifiers that lie in folders of ``model``; mean - penalty * std."""
     members = sorted(path.parent.name for path in model.glob(f"*/{REWARD_MODEL_NAME}"))
     runtime = EnsembleRuntime(files=_digests(model), members=members, penalty=penalty)
-    return sealed(
-        RMArtifact(
-            artifact_id="",
-            kind="ensemble",
-            scoring_policy=ScoringPolicy(aggregation="penalised_mean"),
-            runtime_snapshot=runtime,
-        )
-    )
+    return _of_models(runtime, ScoringPolicy(aggregation="penalised_mean"))
 
 
 def describe_composite(model: Path, weights: tuple[float, float, float]) -> RMArtifact:
@@ -98,14 +85,8 @@ def describe_composite(model: Path, weights: tuple[float, float, float]) -> RMAr
     of (classifier, programmatic, concise).
     """
     files, described = _described(model)
-    return sealed(
-        RMArtifact(
-            artifact_id="",
-            kind="composite",
-            scoring_policy=ScoringPolicy(aggregation="weighted_mean"),
-            runtime_snapshot=CompositeRuntime(files=files, reward_model=described, weights=weights),
-        )
-    )
+    runtime = CompositeRuntime(files=files, reward_model=described, weights=weights)
+    return _of_models(runtime, ScoringPolicy(aggregation="weighted_mean"))
 
 
 def describe_process(model: Path, aggregation: Any, step_delimiter: str) -> RMArtifact:
@@ -117,11 +98,18 @@ def describe_process(model: Path, aggregation: Any, step_delimiter: str) -> RMAr
         aggregation=aggregation,
         step_delimiter=step_delimiter,
     )
+    return _of_models(runtime, ScoringPolicy(aggregation="steps"))
+
+
+def _of_models(
+    runtime: ModelRuntime, policy: ScoringPolicy, scaling: Scaling | None = None
+) -> RMArtifact:
     return sealed(
         RMArtifact(
             artifact_id="",
-            kind="process",
-            scoring_policy=ScoringPolicy(aggregation="steps"),
+            kind=runtime.kind,
+            scoring_policy=policy,
+            normalization=scaling or Scaling(),
             runtime_snapshot=runtime,
         )
     )

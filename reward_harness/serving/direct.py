@@ -5,7 +5,6 @@ itself, because routing and dependencies cost a small request more than its scor
 from __future__ import annotations
 
 import json
-from collections.abc import Awaitable, Callable
 from functools import cached_property
 from typing import Any, get_type_hints
 
@@ -30,14 +29,6 @@ class DirectRoute(APIRoute):
             found = error.errors(include_url=False, include_input=False)
             raise ServerError(422, INVALID_REQUEST, first_problem(found, "body.")) from error
         return await self.endpoint(body, request)
-
-    def get_route_handler(self) -> Callable[[Request], Awaitable[Response]]:  # pyright: ignore[reportIncompatibleMethodOverride]
-        """The same for whoever comes through the router."""
-
-        async def handle(request: Request) -> Response:
-            return await self.answer(await request.body(), request)
-
-        return handle
 
     @cached_property
     def _body(self) -> TypeAdapter[Any]:

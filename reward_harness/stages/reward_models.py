@@ -14,7 +14,6 @@ from reward_harness.data.scored import ScoredResponse, write_scored
 from reward_harness.errors import DataError
 from reward_harness.hashing import digest_file, digest_json
 from reward_harness.manifest import Outcome
-from reward_harness.models.folders import model_digest
 from reward_harness.progress import Progress
 from reward_harness.rewards.base import BaseRM, Item, Scored, conversation_of
 from reward_harness.rewards.load import load_rm
@@ -26,6 +25,8 @@ from reward_harness.stages.training import (
     base_model,
     data_file,
     job_fields,
+    pair_files,
+    published_model,
     required,
     run_training,
 )
@@ -33,7 +34,6 @@ from reward_harness.training.job import (
     BTJob,
     DataFile,
     EnsembleJob,
-    ModelRef,
     ProcessJob,
     RubricModelJob,
 )
@@ -48,7 +48,6 @@ def rubric_reward_model(run: StageRun, folder: Path) -> Outcome:
     scorer = searched_rubric(run, folder / RUBRIC_FOLDER)
     files = {split: _scored(run, scorer, split, folder) for split in ("train", "validation")}
     scorer.close()
-    rival = run.inputs.get("bt_reward_model")
     job = RubricModelJob(
         **job_fields(run),
         settings=settings,
@@ -56,7 +55,7 @@ def rubric_reward_model(run: StageRun, folder: Path) -> Outcome:
         train=files["train"],
         validation=files["validation"],
         test=data_file(run.input("preference_pairs"), "test.jsonl"),
-        rival=None if rival is None else _published(run, "bt_reward_model"),
+        rival=published_model(run, "bt_reward_model") if "bt_reward_model" in run.inputs else None,
     )
     return run_training(run, folder, job)
 
@@ -69,9 +68,7 @@ def reward_ensemble(run: StageRun, folder: Path) -> Outcome:
         **job_fields(run),
         settings=settings,
         model=base_model(run, settings.backbone),
-        train=data_file(run.input(settings.pairs), "train.jsonl"),
-        validation=data_file(pairs, "validation.jsonl"),
-        test=data_file(pairs, "test.jsonl"),
+        **pair_files(run.input(settings.pairs), pairs),
     )
     return run_training(run, folder, job)
 
@@ -98,9 +95,7 @@ def classifier_reward_model(run: StageRun, folder: Path) -> Outcome:
         **job_fields(run),
         settings=settings,
         model=base_model(run, settings.backbone),
-        train=data_file(pairs, "train.jsonl"),
-        validation=data_file(pairs, "validation.jsonl"),
-        test=data_file(pairs, "test.jsonl"),
+        **pair_files(pairs, pairs),
     )
     return run_training(run, folder, job)
 
@@ -165,9 +160,3 @@ def _responses(run: StageRun, split: str) -> list[ScoredResponse]:
             name, ScoredResponse(response_id=name, prompt=prompt, response=text, score=0.0)
         )
     return list(found.values())
-
-
-def _published(run: StageRun, stage: str) -> ModelRef:
-    folder = run.input(stage).folder("model")
-    name = f"{run.experiment.key}/{stage}"
-    return ModelRef(name=name, path=str(folder), digest=model_digest(folder))

@@ -50,9 +50,7 @@ def bt_reward_model(run: StageRun, folder: Path) -> Outcome:
         **job_fields(run),
         settings=settings,
         model=base_model(run, settings.backbone),
-        train=data_file(run.input(settings.pairs), "train.jsonl"),
-        validation=data_file(pairs, "validation.jsonl"),
-        test=data_file(pairs, "test.jsonl"),
+        **pair_files(run.input(settings.pairs), pairs),
     )
     return run_training(run, folder, job)
 
@@ -78,7 +76,7 @@ def dpo_checkpoint(run: StageRun, folder: Path) -> Outcome:
         **job_fields(run),
         settings=required(policy.dpo, "policy.dpo"),
         lora=policy.lora,
-        model=fine_tuned(run),
+        model=published_model(run, "sft_checkpoint"),
         train=data_file(run.input("preference_pairs"), "train.jsonl"),
     )
     return run_training(run, folder, job)
@@ -99,7 +97,7 @@ def grpo_checkpoint(run: StageRun, folder: Path) -> Outcome:
             **job_fields(run),
             settings=settings,
             lora=policy.lora,
-            model=fine_tuned(run),
+            model=published_model(run, "sft_checkpoint"),
             train=data_file(run.input("rl_prompts"), "train.jsonl"),
             reward=reward,
         )
@@ -115,7 +113,7 @@ def ppo_checkpoint(run: StageRun, folder: Path) -> Outcome:
             **job_fields(run),
             settings=settings,
             lora=policy.lora,
-            model=fine_tuned(run),
+            model=published_model(run, "sft_checkpoint"),
             train=data_file(run.input("rl_prompts"), "train.jsonl"),
             reward=reward,
         )
@@ -132,7 +130,7 @@ def iterative_dpo_checkpoint(run: StageRun, folder: Path) -> Outcome:
             **job_fields(run),
             settings=settings,
             lora=policy.lora,
-            model=fine_tuned(run),
+            model=published_model(run, "sft_checkpoint"),
             train=data_file(prompts, "train.jsonl"),
             test=data_file(prompts, "test.jsonl"),
             reward=reward,
@@ -189,16 +187,25 @@ def base_model(run: StageRun, spec: ModelSpec) -> ModelRef:
     return ModelRef(name=spec.name, path=str(folder), digest=model_digest(folder))
 
 
-def fine_tuned(run: StageRun) -> ModelRef:
-    artifact = run.input("sft_checkpoint")
-    folder = artifact.folder("model")
-    name = f"{run.experiment.key}/sft_checkpoint"
+def published_model(run: StageRun, stage: str) -> ModelRef:
+    """The model that an earlier stage of this experiment published."""
+    folder = run.input(stage).folder("model")
+    name = f"{run.experiment.key}/{stage}"
     return ModelRef(name=name, path=str(folder), digest=model_digest(folder))
 
 
 def data_file(artifact: Artifact, name: str) -> DataFile:
     path = artifact.file(name)
     return DataFile(path=str(path), sha256=digest_file(path))
+
+
+def pair_files(train: Artifact, held_out: Artifact) -> dict[str, Any]:
+    """A Bradley-Terry job's three files; what is measured on may be another dataset's."""
+    return {
+        "train": data_file(train, "train.jsonl"),
+        "validation": data_file(held_out, "validation.jsonl"),
+        "test": data_file(held_out, "test.jsonl"),
+    }
 
 
 @contextmanager

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import base64
 import struct
+from collections.abc import Callable
 from typing import Annotated, Any, Literal, Self
 
 from fastapi import APIRouter, Request, Response
@@ -70,31 +71,32 @@ class PoolingBody(Wire):
 @router.post("/classify")
 async def classify(body: PoolingBody, request: Request) -> Response:
     """``probs`` holds the score, as the one class that a reward has."""
-    answers = await scored(request, body.conversations(request))
-    data = [
-        {"index": index, "label": LABEL, "probs": [value], "num_classes": 1}
-        for index, value in enumerate(body.shown(answers.scores))
-    ]
-    return listed(request, answers, data)
+    return await _pooled(
+        body, request, lambda value: {"label": LABEL, "probs": [value], "num_classes": 1}
+    )
 
 
 @router.post("/pooling")
 async def pooling(body: PoolingBody, request: Request) -> Response:
     """The score as a pooled vector of length one."""
-    answers = await scored(request, body.conversations(request))
-    data = [
-        {"index": index, "object": "pooling", "data": body.encoded(value)}
-        for index, value in enumerate(body.shown(answers.scores))
-    ]
-    return listed(request, answers, data)
+    return await _pooled(
+        body, request, lambda value: {"object": "pooling", "data": body.encoded(value)}
+    )
 
 
 @router.post("/v1/embeddings")
 async def embeddings(body: PoolingBody, request: Request) -> Response:
     """The score as an embedding of length one, as SGLang serves a reward model."""
+    return await _pooled(
+        body, request, lambda value: {"object": "embedding", "embedding": body.encoded(value)}
+    )
+
+
+async def _pooled(
+    body: PoolingBody, request: Request, entry: Callable[[float], dict[str, Any]]
+) -> Response:
     answers = await scored(request, body.conversations(request))
     data = [
-        {"index": index, "object": "embedding", "embedding": body.encoded(value)}
-        for index, value in enumerate(body.shown(answers.scores))
+        {"index": index, **entry(value)} for index, value in enumerate(body.shown(answers.scores))
     ]
     return listed(request, answers, data)
