@@ -135,7 +135,14 @@ class ProcessSection(RewardOptim):
 
 
 Served = Literal[
-    "rubric", "classifier", "rubric_model", "ensemble", "process", "distilled", "composite"
+    "rubric",
+    "classifier",
+    "rubric_model",
+    "ensemble",
+    "process",
+    "distilled",
+    "composite",
+    "answers",
 ]
 
 

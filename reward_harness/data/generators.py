@@ -32,6 +32,7 @@ from reward_harness.manifest import Frozen
 
 ARITHMETIC_VERSION = "1"
 Operation = Literal["plus", "minus", "times"]
+Form = Literal["words", "start", "formula", "story"]
 SIGNS: dict[Operation, str] = {"plus": "+", "minus": "-", "times": "*"}
 PATIENCE = 2000
 """Repeated questions in a row after which there are taken to be no more new ones."""
@@ -45,6 +46,11 @@ class ArithmeticParams(Frozen):
     largest: int = Field(default=50, ge=5, description="largest number in a question")
     steps: int = Field(default=2, ge=1, le=6, description="operations of the longest question")
     operations: tuple[Operation, ...] = Field(default=("plus", "minus", "times"), min_length=1)
+    forms: tuple[Form, ...] = Field(
+        default=("words", "start", "formula", "story"),
+        min_length=1,
+        description="What is 4 plus 7? Start with 4, then add 7. Calculate 4 + 7. Ada has 4.",
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,7 +102,7 @@ def _problem(params: ArithmeticParams, rng: random.Random) -> Problem:
     for operation in operations:
         numbers.append(_operand(operation, value, params, rng))
         value = _apply(operation, value, numbers[-1])
-    return Problem(_question(numbers, operations, rng), tuple(numbers), operations)
+    return Problem(_question(params, numbers, operations, rng), tuple(numbers), operations)
 
 
 def _operand(operation: Operation, value: int, params: ArithmeticParams, rng: random.Random) -> int:
@@ -112,19 +118,24 @@ def _apply(operation: Operation, left: int, right: int) -> int:
     return {"plus": left + right, "minus": left - right, "times": left * right}[operation]
 
 
-def _question(numbers: Sequence[int], operations: Sequence[Operation], rng: random.Random) -> str:
-    form = rng.randrange(4)
-    if form == 0:
+def _question(
+    params: ArithmeticParams,
+    numbers: Sequence[int],
+    operations: Sequence[Operation],
+    rng: random.Random,
+) -> str:
+    form = params.forms[rng.randrange(len(params.forms))]
+    if form == "words":
         words = " ".join(
             [str(numbers[0]), *(f"{o} {n}" for o, n in zip(operations, numbers[1:], strict=True))]
         )
         order = ", working from left to right" if len(operations) > 1 else ""
         return f"What is {words}{order}?"
-    if form == 1:
+    if form == "start":
         phrases = {"plus": "add {n}", "minus": "take away {n}", "times": "multiply by {n}"}
         steps = [phrases[o].format(n=n) for o, n in zip(operations, numbers[1:], strict=True)]
         return f"Start with {numbers[0]}, then {', then '.join(steps)}. What do you get?"
-    if form == 2:
+    if form == "formula":
         text = str(numbers[0])
         for operation, number in zip(operations, numbers[1:], strict=True):
             text = f"({text} {SIGNS[operation]} {number})"

@@ -20,6 +20,7 @@ LABELS = {
     "process": "Process reward model",
     "distilled": "Distilled classifier",
     "composite": "Classifier with rules",
+    "answers": "Exact answer",
 }
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from reward_harness.errors import ArtifactError
+from reward_harness.rewards.answers import AnswerRM
 from reward_harness.rewards.base import BaseRM
 from reward_harness.rewards.classifier import ClassifierRM, Normalization
 from reward_harness.rewards.ensemble import EnsembleRM
@@ -17,6 +18,7 @@ from reward_harness.rewards.rubric import RubricRM
 from reward_harness.rewards.step_model import StepModel
 from reward_harness.rm.artifact import (
     MODEL_FOLDER,
+    AnswersRuntime,
     CompositeRuntime,
     EnsembleRuntime,
     ModelRuntime,
@@ -61,6 +63,8 @@ def load_rm(
             artifact.prompt_ids,
             graded=runtime.graded,
         )
+    elif isinstance(runtime, AnswersRuntime):
+        rm = AnswerRM(runtime.answers)
     else:
         rm = _model(artifact, runtime, path / MODEL_FOLDER, device)
     rm.artifact_id, rm.digest = artifact.artifact_id, digest

@@ -54,7 +54,7 @@ class Compatibility(Frozen):
 class ScoringPolicy(Frozen):
     """How grades or logits become the score."""
 
-    aggregation: Literal["weighted_mean", "logit", "penalised_mean", "steps"]
+    aggregation: Literal["weighted_mean", "logit", "penalised_mean", "steps", "exact_answer"]
     higher_is_better: bool = True
     unscored: Literal["never_a_number"] = "never_a_number"
 
@@ -119,9 +119,16 @@ class CompositeRuntime(Frozen):
     weights: tuple[float, float, float]
 
 
+class AnswersRuntime(Frozen):
+    """The known answer, a number, of each prompt by its key."""
+
+    kind: Literal["answers"] = "answers"
+    answers: dict[str, str] = Field(min_length=1)
+
+
 ModelRuntime = ClassifierRuntime | EnsembleRuntime | ProcessRuntime | CompositeRuntime
 """Those whose weights lie in ``model/``."""
-Runtime = RubricRuntime | ModelRuntime
+Runtime = RubricRuntime | AnswersRuntime | ModelRuntime
 
 
 class RMArtifact(Frozen):
@@ -129,7 +136,7 @@ class RMArtifact(Frozen):
 
     artifact_id: str
     schema_version: str = SCHEMA_VERSION
-    kind: Literal["rubric", "classifier", "ensemble", "process", "composite"]
+    kind: Literal["rubric", "answers", "classifier", "ensemble", "process", "composite"]
     rubric: dict[str, Rubric] = Field(default_factory=dict)
     prompt_ids: dict[str, str] = Field(
         default_factory=dict, description="prompt key -> prompt id, for prompts with own rubrics"
@@ -166,7 +173,7 @@ def write_artifact(artifact: RMArtifact, target: Path) -> Path:
     """Write a folder (identity and provenance apart) or, if ``target`` ends in .json, one file."""
     body = artifact.model_dump(mode="json")
     if target.suffix == ".json":
-        if artifact.kind != "rubric":
+        if isinstance(artifact.runtime_snapshot, ModelRuntime):
             raise ArtifactError(
                 "a model's weights do not fit into one JSON file",
                 where=str(target),
@@ -250,7 +257,7 @@ def verified_digest(path: Path, artifact: RMArtifact) -> str:
 
     A published folder has its manifest's digest; a loose file or folder that of its content.
     """
-    if not isinstance(artifact.runtime_snapshot, RubricRuntime):
+    if isinstance(artifact.runtime_snapshot, ModelRuntime):
         for name, expected in artifact.runtime_snapshot.files.items():
             _check(path / MODEL_FOLDER / name, expected)
     manifest_path = path / MANIFEST_NAME

@@ -17,6 +17,7 @@ from reward_harness.data.files import read_records
 from reward_harness.data.records import (
     PreferencePair,
     RankedPrompt,
+    RLPrompt,
     StepwiseExample,
     prompt_key,
 )
@@ -28,6 +29,7 @@ from reward_harness.rewards.classifier import ClassifierRM
 from reward_harness.rewards.load import load_rm
 from reward_harness.rewards.rubric import RubricRM
 from reward_harness.rewards.step_model import STEP_LINES
+from reward_harness.rm.answers import answers_artifact
 from reward_harness.rm.artifact import (
     MODEL_FOLDER,
     PROBES_NAME,
@@ -77,7 +79,7 @@ logger = logging.getLogger("reward_harness")
 def rm_artifact(run: StageRun, folder: Path) -> Outcome:
     """Package the reward named by ``reward_model.serve``, run its gates, choose the probe items."""
     section = run.experiment.reward_model
-    packaged = _packaged_rubric(run) if section.serve == "rubric" else _packaged_model(run, folder)
+    packaged = _packaged(run, folder)
     write_artifact(_with_provenance(run, packaged), folder)
     rm = load_rm(folder, _device(run), cache=run.workspace.cache)
     heldout = _heldout(run, packaged)
@@ -168,6 +170,17 @@ def _cost(rm: BaseRM) -> Cost:
 
 def _device(run: StageRun) -> str:
     return run.services.device or "cpu"
+
+
+def _packaged(run: StageRun, folder: Path) -> RMArtifact:
+    serve = run.experiment.reward_model.serve
+    if serve == "rubric":
+        return _packaged_rubric(run)
+    if serve == "answers":
+        prompts = run.input(SERVED_FROM[serve])
+        files = [prompts.file(f"{split}.jsonl") for split in SPLITS]
+        return answers_artifact([p for file in files for p in read_records(file, RLPrompt)])
+    return _packaged_model(run, folder)
 
 
 def _packaged_rubric(run: StageRun) -> RMArtifact:

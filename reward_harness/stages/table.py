@@ -146,6 +146,7 @@ SERVED_FROM = {
     "process": "process_reward_model",
     "distilled": "classifier_reward_model",
     "composite": "bt_reward_model",
+    "answers": "rl_prompts",
 }
 """By ``reward_model.serve``, the stage whose result is packaged."""
 

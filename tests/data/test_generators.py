@@ -37,6 +37,12 @@ def test_answers_agree_with_an_independent_reading_of_the_formula(seed: int, ste
             assert eval(found[1]) == problem.answer
 
 
+def test_questions_are_put_in_the_forms_asked_for() -> None:
+    params = ArithmeticParams(count=60, seed=2, steps=1, forms=("words", "formula"))
+    asked = {re.sub(r"\d+|plus|minus|times|[-+*]", "#", p.question) for p in problems(params)}
+    assert asked == {"What is # # #?", "Calculate # # #."}
+
+
 def test_worked_solutions_are_right_step_by_step() -> None:
     for example in ARITHMETIC[SFTExample](PARAMS):
         assert isinstance(example, SFTExample)
