@@ -16,12 +16,9 @@ import asyncio
 import json
 import multiprocessing
 import os
-import platform
-import sys
 import time
 from collections.abc import Awaitable, Callable
 from multiprocessing.connection import Connection
-from pathlib import Path
 
 import aiohttp
 import httpx
@@ -29,10 +26,10 @@ import orjson
 from aiohttp import web
 from httpx_aiohttp import AiohttpTransport
 
+from benchmarks.recording import keep, machine
 from reward_harness.llm.gateway import Gateway
 from reward_harness.sections import Endpoint
 
-RESULTS = Path(__file__).with_name("results")
 KEY_VARIABLE = "GATEWAY_BENCHMARK_KEY"
 IN_FLIGHT = (64, 512)
 SECONDS = 2.0
@@ -154,17 +151,7 @@ def main() -> None:
     finally:
         server.terminate()
     versions = {"httpx": httpx.__version__, "aiohttp": aiohttp.__version__}
-    result = {
-        "machine": f"{os.cpu_count()} cores, {platform.machine()}",
-        "load_average_1min": round(os.getloadavg()[0], 2),
-        "python": platform.python_version(),
-        **versions,
-        **found,
-    }
-    RESULTS.mkdir(exist_ok=True)
-    text = json.dumps(result, indent=1) + "\n"
-    (RESULTS / "gateway.json").write_text(text)
-    sys.stdout.write(text)
+    keep("gateway", {**machine(), **versions, **found})
 
 
 if __name__ == "__main__":

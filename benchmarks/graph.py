@@ -10,9 +10,7 @@ private project whose stages are all published, beside a first run of the same e
 
 from __future__ import annotations
 
-import json
 import os
-import platform
 import shutil
 import statistics
 import subprocess
@@ -21,8 +19,9 @@ import tempfile
 import time
 from pathlib import Path
 
+from benchmarks.recording import keep, machine
+
 REPOSITORY = Path(__file__).resolve().parents[1]
-RESULTS = Path(__file__).with_name("results")
 ROUNDS = 5
 SHIPPED = ("data/experiments", "data/sources", "data/tour", "data/attacks", "prompts")
 CASES = {
@@ -71,8 +70,7 @@ def measure() -> dict[str, object]:
                 times[name].append(seconds(arguments, environment))
             times["smoke_fresh"].append(seconds(run, environment))
     return {
-        "machine": f"{os.cpu_count()} cores, {platform.machine()}",
-        "python": platform.python_version(),
+        **machine(),
         "rounds": ROUNDS,
         "smoke_first_run_s": round(first, 2),
         "median_s": {name: round(statistics.median(found), 2) for name, found in times.items()},
@@ -81,11 +79,7 @@ def measure() -> dict[str, object]:
 
 def main() -> None:
     """Measure, print and keep the result."""
-    result = measure()
-    RESULTS.mkdir(exist_ok=True)
-    text = json.dumps(result, indent=1) + "\n"
-    (RESULTS / "graph.json").write_text(text)
-    sys.stdout.write(text)
+    keep("graph", measure())
 
 
 if __name__ == "__main__":

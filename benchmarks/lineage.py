@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import json
 import os
-import platform
 import statistics
 import subprocess
 import sys
@@ -24,6 +23,7 @@ from pathlib import Path
 
 import numpy as np
 
+from benchmarks.recording import keep, machine
 from reward_harness.hashing import digest_bytes, digest_json
 from reward_harness.manifest import (
     MANIFEST_NAME,
@@ -40,7 +40,6 @@ from reward_harness.stages.table import STAGES
 from reward_harness.store import PUBLICATIONS_NAME, Publication
 
 REPOSITORY = Path(__file__).resolve().parents[1]
-RESULTS = Path(__file__).with_name("results") / "lineage.json"
 EXPERIMENTS, STAGES_EACH, ROUNDS = 1000, 20, 5
 SHARING = 100
 METRICS = {"policy_report": 40, "rm_report": 20}
@@ -194,8 +193,7 @@ def measure(root: Path, experiments: int) -> dict[str, object]:
         publish(folder, EDITED, "rl_prompts", {}, f"again {turn}", at)
         refreshes.append(seconds(asked["impact"], root))
     return {
-        "machine": f"{os.cpu_count()} cores, {platform.machine()}",
-        "python": platform.python_version(),
+        **machine(),
         "experiments": experiments,
         "stages_each": len(stage_names()),
         "rounds": ROUNDS,
@@ -210,10 +208,7 @@ def main() -> None:
     """Measure, print and keep the result."""
     experiments = int(sys.argv[1]) if len(sys.argv) > 1 else EXPERIMENTS
     with tempfile.TemporaryDirectory() as folder:
-        result = measure(Path(folder), experiments)
-    RESULTS.parent.mkdir(exist_ok=True)
-    RESULTS.write_text(json.dumps(result, indent=1) + "\n")
-    sys.stdout.write(RESULTS.read_text())
+        keep("lineage", measure(Path(folder), experiments))
 
 
 if __name__ == "__main__":

@@ -20,13 +20,13 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
 import httpx
 import numpy as np
 
 from benchmarks import graded_sets, hidden_rubrics
+from benchmarks.recording import keep, known, machine
 from reward_harness.errors import DataError
 from reward_harness.evaluation.statistics import cluster_bootstrap_mean
 from reward_harness.rubrics.search.choosing import choose_shared, evaluator_of, prompts_of
@@ -34,7 +34,6 @@ from reward_harness.rubrics.search.session import SearchResult, SearchSession
 from reward_harness.rubrics.types import Rubric
 from reward_harness.sections import Endpoint, SearchConfig
 
-RESULTS = Path(__file__).with_name("results") / "search.json"
 KEY = "BENCHMARK_KEY"
 SEEDS = tuple(range(1, 11))
 UNSEEN, HELD_OUT = 120, 10
@@ -166,17 +165,16 @@ def show(row: dict[str, Any]) -> None:
 def main(wanted: list[str]) -> None:
     """Measure what is asked for and keep it beside what was measured before."""
     os.environ[KEY] = "sk-simulated-key"
-    known = json.loads(RESULTS.read_text()) if RESULTS.is_file() else {}
+    found = known("search")
     if "calls" in wanted:
-        known["calls"] = measure_calls()
+        found["calls"] = measure_calls()
     if "quality" in wanted:
-        known["quality"] = [measure_quality(noise) for noise in (0.0, 0.1)]
+        found["quality"] = [measure_quality(noise) for noise in (0.0, 0.1)]
     if "ablation" in wanted:
-        known["ablation"] = {name: measure_quality(0.1, **off) for name, off in OFF.items()}
+        found["ablation"] = {name: measure_quality(0.1, **off) for name, off in OFF.items()}
     if "prometheus" in wanted:
-        known["prometheus"] = measure_graded_sets()
-    RESULTS.parent.mkdir(exist_ok=True)
-    RESULTS.write_text(json.dumps(known, indent=1) + "\n")
+        found["prometheus"] = measure_graded_sets()
+    keep("search", {**found, **machine()})
 
 
 if __name__ == "__main__":

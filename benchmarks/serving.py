@@ -16,7 +16,6 @@ import argparse
 import asyncio
 import json
 import os
-import platform
 import random
 import socket
 import statistics
@@ -32,6 +31,7 @@ from typing import Any
 import aiohttp
 import orjson
 
+from benchmarks.recording import keep, machine
 from reward_harness.model_spec import ModelSpec
 from reward_harness.rewards.base import conversation_of
 from reward_harness.rewards.load import load_rm
@@ -41,7 +41,6 @@ from reward_harness.rubrics.checks import Check, Regex, WordCount
 from reward_harness.rubrics.types import Criterion, Rubric
 from reward_harness.workspace import Workspace
 
-RESULTS = Path(__file__).with_name("results")
 CLIENTS = 64
 BATCH = 64
 START_TIMEOUT_S = 180.0
@@ -167,8 +166,12 @@ async def load(send: Send, clients: int, seconds: float) -> Figures:
             latencies.append(time.perf_counter() - begun)
 
     await asyncio.gather(*(client() for _ in range(clients)))
-    wall = time.perf_counter() - start
-    latencies.sort()
+    return figures_of(latencies, time.perf_counter() - start)
+
+
+def figures_of(latencies: list[float], wall: float) -> Figures:
+    """Requests a second and percentiles of what each took, from seconds."""
+    latencies = sorted(latencies)
     return {
         "requests_per_s": len(latencies) / wall,
         "p50_ms": 1000 * latencies[len(latencies) // 2],
@@ -198,12 +201,7 @@ async def ask_each(url: str, bodies: list[bytes], clients: int) -> Figures:
         start, waiting = time.perf_counter(), iter(bodies)
         await asyncio.gather(*(client(waiting) for _ in range(clients)))
         wall = time.perf_counter() - start
-    latencies.sort()
-    return {
-        "requests_per_s": len(bodies) / wall,
-        "p50_ms": 1000 * latencies[len(latencies) // 2],
-        "p99_ms": 1000 * latencies[int(len(latencies) * 0.99)],
-    }
+    return figures_of(latencies, wall)
 
 
 async def ask(url: str, route: str, bodies: list[bytes], clients: int, seconds: float) -> Figures:
@@ -338,18 +336,8 @@ def main() -> None:
             "programmatic": measure_programmatic(root / "p", given.seconds, given.rounds),
             "classifier": measure_classifier(root / "c", given.classifier_items, given.rounds),
         }
-    result = {
-        "machine": f"{os.cpu_count()} cores, {platform.machine()}",
-        "load_average_1min": round(os.getloadavg()[0], 2),
-        "python": platform.python_version(),
-        "rounds": given.rounds,
-        "seconds": given.seconds,
-        **found,
-    }
-    RESULTS.mkdir(exist_ok=True)
-    text = json.dumps(result, indent=1) + "\n"
-    (RESULTS / "serving.json").write_text(text)
-    sys.stdout.write(text)
+    asked = {"rounds": given.rounds, "seconds": given.seconds}
+    keep("serving", {**machine(), **asked, **found})
 
 
 if __name__ == "__main__":
