@@ -13,6 +13,7 @@ import json
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal, Protocol, TypeVar, cast
 
@@ -20,7 +21,7 @@ from pydantic import Field, ValidationError
 
 from reward_harness.hashing import canonical_json, digest_json
 from reward_harness.llm.parsing import ReplyError, find_object
-from reward_harness.llm.roles import ModelRoles
+from reward_harness.llm.roles import ModelRoles, both_orders
 from reward_harness.llm.verdicts import Asker
 from reward_harness.manifest import Frozen
 from reward_harness.rewards.base import Failed
@@ -160,13 +161,10 @@ class ModelFeedback:
     constitution: Constitution
 
     async def prefer(self, prompt: str, left: str, right: str) -> Preferred | Failed:
-        there, back = await asyncio.gather(
-            self._one_order(prompt, left, right), self._one_order(prompt, right, left)
-        )
-        if isinstance(there, Failed):
-            return there
-        if isinstance(back, Failed):
-            return back
+        told = await both_orders(partial(self._one_order, prompt), left, right)
+        if isinstance(told, Failed):
+            return told
+        there, back = told
         consistent = there[0] == -back[0]
         surer = LEVELS[min(LEVELS.index(there[1]), LEVELS.index(back[1]))]
         if not consistent:

@@ -17,6 +17,7 @@ import threading
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
@@ -24,7 +25,7 @@ from reward_harness.errors import HarnessError, LLMError
 from reward_harness.hashing import digest_json
 from reward_harness.llm.budget import Caps, Usage, check_caps
 from reward_harness.llm.local_questions import questions_in
-from reward_harness.llm.roles import Compared, ModelRoles
+from reward_harness.llm.roles import Compared, ModelRoles, both_orders
 from reward_harness.llm.verdicts import Asker, VerdictStore
 from reward_harness.model_spec import ModelSpec
 from reward_harness.models.folders import model_digest, model_folder
@@ -160,13 +161,10 @@ class LocalRoles(ModelRoles):
 
     async def compare(self, prompt: str, left: str, right: str, vote: int = 0) -> Compared | Failed:
         """Which response is better by the mean of both orders; whether the orders agree."""
-        there, back = await asyncio.gather(
-            self._left_odds(prompt, left, right), self._left_odds(prompt, right, left)
-        )
-        if isinstance(there, Failed):
-            return there
-        if isinstance(back, Failed):
-            return back
+        odds = await both_orders(partial(self._left_odds, prompt), left, right)
+        if isinstance(odds, Failed):
+            return odds
+        there, back = odds
         return Compared(_sign((there - back) / 2), _sign(there) == -_sign(back))
 
     async def prefer(

@@ -65,6 +65,18 @@ class Compared:
     consistent: bool
 
 
+async def both_orders(
+    ask: Callable[[str, str], Awaitable[T | Failed]], left: str, right: str
+) -> tuple[T, T] | Failed:
+    """What is said of (left, right) and of (right, left), asked at once."""
+    there, back = await asyncio.gather(ask(left, right), ask(right, left))
+    if isinstance(there, Failed):
+        return there
+    if isinstance(back, Failed):
+        return back
+    return there, back
+
+
 class ModelRoles:
     """The roles on one gateway and one verdict store; implements ``grading.Grader``.
 
@@ -101,13 +113,10 @@ class ModelRoles:
 
     async def compare(self, prompt: str, left: str, right: str, vote: int = 0) -> Compared | Failed:
         """Which response is better, asked in both orders."""
-        there, back = await asyncio.gather(
-            self.prefer(prompt, left, right, vote), self.prefer(prompt, right, left, vote)
-        )
-        if isinstance(there, Failed):
-            return there
-        if isinstance(back, Failed):
-            return back
+        told = await both_orders(lambda a, b: self.prefer(prompt, a, b, vote), left, right)
+        if isinstance(told, Failed):
+            return told
+        there, back = told
         consistent = there == -back
         return Compared(there if consistent else 0, consistent)
 
