@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import signal
 import socket
@@ -15,6 +16,7 @@ from pathlib import Path
 
 import httpx
 import pytest
+import yaml
 from playwright.sync_api import Browser, Page, sync_playwright
 
 from reward_harness.workspace import Workspace
@@ -34,6 +36,10 @@ CHROMIUM_FLAGS = [
     "--disable-sync",
 ]
 START_TIMEOUT_S = 120
+KEPT = ("smoke", "tour")
+"""Shipped experiments in the test's project; for each one more a run records its sections."""
+TINY = ("tiny-1", "tiny-2", "tiny-3")
+"""Experiments of the test's own, like `smoke` but for the seed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,9 +91,22 @@ def free_port() -> int:
         return probe.getsockname()[1]
 
 
+def small_project(root: Path) -> Workspace:
+    """A private project with few experiments and no study."""
+    workspace = copy_project(root)
+    shutil.rmtree(workspace.studies)
+    for path in workspace.experiments.glob("*.yaml"):
+        if path.stem not in KEPT:
+            path.unlink()
+    for seed, key in enumerate(TINY):
+        path = workspace.experiments / f"{key}.yaml"
+        path.write_text(yaml.safe_dump({"extends": "smoke", "seed": seed}))
+    return workspace
+
+
 @pytest.fixture(scope="session")
 def ui(tmp_path_factory: pytest.TempPathFactory) -> Iterator[UI]:
-    workspace = copy_project(tmp_path_factory.mktemp("ui") / "project")
+    workspace = small_project(tmp_path_factory.mktemp("ui") / "project")
     port, reports_port = free_port(), free_port()
     log = (workspace.root / "ui.log").open("wb")
     argv = [sys.executable, "-m", "reward_harness.cli", "ui"]
@@ -139,10 +158,35 @@ def browser() -> Iterator[Browser]:
 
 @pytest.fixture
 def page(browser: Browser, ui: UI) -> Iterator[Page]:
-    opened = browser.new_page(viewport={"width": 1600, "height": 1000}, base_url=ui.url)
-    opened.set_default_timeout(60_000)
+    opened = open_page(browser, ui)
     yield opened
     opened.close()
+
+
+def open_page(browser: Browser, ui: UI) -> Page:
+    opened = browser.new_page(viewport={"width": 1600, "height": 1000}, base_url=ui.url)
+    opened.set_default_timeout(60_000)
+    return opened
+
+
+def materialize(page: Page, job: str, *partitions: str) -> None:
+    """Open the job, press "Materialize all", choose the partitions, launch; Dagster asks again
+    where an asset upstream has never been made, as an optional one may not have been.
+    """
+    page.goto(f"{LOCATION}/jobs/{job}")
+    page.get_by_role("button", name="Materialize all").first.click()
+    choose = page.get_by_text("Select a partition or create one")
+    sure = page.get_by_role("button", name="Confirm")  # something upstream was never made
+    choose.or_(sure).first.wait_for()
+    if sure.is_visible():
+        sure.click()
+    choose.click()
+    choices = page.locator(".dagster-popover, .bp5-popover")
+    for partition in partitions:
+        choices.locator(f"text=/^{re.escape(partition)}$/ >> visible=true").first.click()
+    page.keyboard.press("Escape")
+    launch = "Launch 1 run" if len(partitions) == 1 else "Launch backfill"
+    page.get_by_role("button", name=launch).click()
 
 
 def shoot(page: Page, name: str) -> None:

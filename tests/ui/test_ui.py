@@ -12,28 +12,10 @@ import pytest
 import yaml
 from playwright.sync_api import Page, expect
 
-from tests.ui.conftest import LOCATION, UI, shoot
+from tests.ui.conftest import UI, materialize, shoot
 
 pytestmark = [pytest.mark.ui, pytest.mark.xdist_group("ui"), pytest.mark.timeout(900)]
 GROUPS = ["datasets", "rubrics", "reward_models", "serving", "policies", "evaluations"]
-
-
-def materialize(page: Page, job: str, partition: str) -> None:
-    """Open the job, press "Materialize all", choose one partition, launch; Dagster asks again where
-    an asset upstream has never been made, as an optional one may not have been.
-    """
-    page.goto(f"{LOCATION}/jobs/{job}")
-    page.get_by_role("button", name="Materialize all").first.click()
-    choose = page.get_by_text("Select a partition or create one")
-    sure = page.get_by_role("button", name="Confirm")  # something upstream was never made
-    choose.or_(sure).first.wait_for()
-    if sure.is_visible():
-        sure.click()
-    choose.click()
-    choices = page.locator(".dagster-popover, .bp5-popover")
-    choices.locator(f"text=/^{re.escape(partition)}$/ >> visible=true").first.click()
-    page.keyboard.press("Escape")
-    page.get_by_role("button", name="Launch 1 run").click()
 
 
 def test_graph_shows_the_six_groups(page: Page) -> None:
