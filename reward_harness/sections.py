@@ -74,7 +74,11 @@ class RewardOptim(Frozen):
     learning_rate: float = Field(default=1e-5, gt=0)
     head_learning_rate: float = Field(default=1e-3, gt=0)
     epochs: float = Field(default=1.0, gt=0)
-    max_steps: int | None = Field(default=None, ge=1)
+    max_steps: int | None = Field(
+        default=None,
+        ge=0,
+        description="0: the head is solved on the frozen backbone, and that is it",
+    )
     batch_size: int = Field(default=8, ge=1)
     max_length: int = Field(default=512, ge=8, le=512)
     weight_decay: float = 0.01

@@ -50,6 +50,9 @@ WARM_MIN, WARM_MAX = 256, 2048
 """Bounds of the samples that the head is solved on: as many as training will see, whose features
 cost a third of training on them."""
 
+LOOK_BATCHES = 4
+"""Batches on which a head that is only solved is looked at."""
+
 MAX_GRAD_NORM = 1.0
 
 
@@ -98,11 +101,20 @@ class RewardRun(Generic[S]):
         self.rates = [float(group["lr"]) for group in self.optimizer.param_groups]
 
     def warm_start(self) -> None:
-        """Solve the head on the frozen backbone's features."""
+        """Solve the head on the frozen backbone's features; on all it may where nothing follows."""
         seen = self.total * self.settings.batch_size
-        samples = self.samples[: min(max(seen, WARM_MIN), WARM_MAX)]
+        most = min(max(seen, WARM_MIN), WARM_MAX) if self.total else WARM_MAX
+        samples = self.samples[:most]
         weights = self.objective.solve_head(self.model, samples)
         self.model.head.weight.data.copy_(weights[None])
+
+    def look(self) -> dict[str, float]:
+        """The row of a head that is not trained further: step 0, on the first samples."""
+        with torch.no_grad():
+            batch = self.samples[: LOOK_BATCHES * self.settings.batch_size]
+            loss, values = self.objective.loss(self.model, batch)
+        self.rows.append({"step": 0, "loss": float(loss), **self.objective.describe(values.cpu())})
+        return self.rows[-1]
 
     def step(self, step: int) -> dict[str, float]:
         """One update; ``step`` counts from 1. Returns its metrics row."""
@@ -221,6 +233,8 @@ def train_members(
             context.progress(Progress(method, len(rows), total, note))
             run.warm_start()
         saved["current"] = None
+        if run.total == 0:
+            rows.append({**run.look(), "step": len(rows) + 1, "member": number})
         for step in range(len(run.rows) + 1, run.total + 1):
             _advance(run, step, (method, number, total), rows, clock, context)
             last = step == run.total
@@ -297,7 +311,9 @@ def steps_of(settings: RewardOptim, samples: int) -> int:
     """Optimiser steps of one member; ``TrainingError`` where there is nothing to train on."""
     if samples == 0:
         raise TrainingError("no samples to train a reward model on")
-    return settings.max_steps or math.ceil(samples / settings.batch_size * settings.epochs)
+    if settings.max_steps is not None:
+        return settings.max_steps
+    return math.ceil(samples / settings.batch_size * settings.epochs)
 
 
 def _groups(model: RewardModel, settings: RewardOptim) -> list[dict[str, Any]]:
