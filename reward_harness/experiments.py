@@ -44,7 +44,7 @@ def find_experiment(workspace: Workspace, key: str) -> ExperimentSpec:
             got=key,
             expected=f"one of: {', '.join(members)}",
         )
-    return member_spec(workspace.experiments, study, members[key])
+    return member_spec(read_experiment(workspace.experiments, study.base), study, members[key])
 
 
 def study_of(workspace: Workspace, key: str) -> StudySpec | None:
@@ -61,7 +61,8 @@ def study_of(workspace: Workspace, key: str) -> StudySpec | None:
 
 def members_of(workspace: Workspace, study: StudySpec) -> list[tuple[Member, ExperimentSpec]]:
     """Every member with its experiment; ``SpecError`` where an override does not fit the base."""
-    return [(member, member_spec(workspace.experiments, study, member)) for member in expand(study)]
+    base = read_experiment(workspace.experiments, study.base)
+    return [(member, member_spec(base, study, member)) for member in expand(study)]
 
 
 def read_experiments(workspace: Workspace) -> Experiments:

@@ -80,19 +80,24 @@ class ExperimentSpec(Frozen):
 
     def section(self, name: str) -> dict[str, Any] | None:
         """The content of one of ``SECTIONS`` as plain JSON, or None where it is switched off."""
-        dump = self.model_dump(mode="json")
-        for parent, children in SUBSECTIONS.items():
-            if name == parent:
-                return {k: v for k, v in dump[parent].items() if k not in children}
-            if name.startswith(f"{parent}_"):
-                return dump[parent][name.removeprefix(f"{parent}_")]
-        return dump[name]
+        return _section(self.model_dump(mode="json"), name)
 
     def section_digests(self, names: Iterable[str] = SECTIONS) -> dict[str, str]:
         """Digest of each named section together with the seed."""
+        dump = self.model_dump(mode="json")
         return {
-            name: digest_json({"seed": self.seed, "section": self.section(name)}) for name in names
+            name: digest_json({"seed": self.seed, "section": _section(dump, name)})
+            for name in names
         }
+
+
+def _section(dump: Mapping[str, Any], name: str) -> dict[str, Any] | None:
+    for parent, children in SUBSECTIONS.items():
+        if name == parent:
+            return {k: v for k, v in dump[parent].items() if k not in children}
+        if name.startswith(f"{parent}_"):
+            return dump[parent][name.removeprefix(f"{parent}_")]
+    return dump[name]
 
 
 def check_key(key: str, where: str) -> None:

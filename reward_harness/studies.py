@@ -33,7 +33,6 @@ from reward_harness.spec import (
     KEY_RULE,
     ExperimentSpec,
     merge,
-    read_experiment,
     read_inherited,
     validation_error,
 )
@@ -77,9 +76,7 @@ class StudySpec(Frozen):
 
     @model_validator(mode="after")
     def _measures_are_stage_and_metric(self) -> StudySpec:
-        more = [self.curve.measure] if self.curve else []
-        more += [self.front.first, self.front.second] if self.front else []
-        for measure in [*self.measures, *more]:
+        for measure in self.all_measures:
             if not MEASURE.fullmatch(measure):
                 raise ValueError(f"measure {measure!r} is not `<stage>.<metric>[|<metric>…]`")
         return self
@@ -173,9 +170,11 @@ def _members(study: StudySpec) -> Iterator[Member]:
                 yield Member(key, variant, seed, {**chosen, **cell})
 
 
-def member_spec(experiments: Path, study: StudySpec, member: Member) -> ExperimentSpec:
-    """The experiment of one member; ``SpecError`` if an override does not fit the base."""
-    content = read_experiment(experiments, study.base).model_dump(mode="json")
+def member_spec(base: ExperimentSpec, study: StudySpec, member: Member) -> ExperimentSpec:
+    """The experiment of one member of a study whose base is ``base``; ``SpecError`` if an override
+    does not fit it.
+    """
+    content = base.model_dump(mode="json")
     for path, value in member.overrides.items():
         content = merge(content, _nested(path, value))
     content |= {"key": member.key, "seed": member.seed, "description": study.description}

@@ -241,12 +241,22 @@ def run_training(run: StageRun, folder: Path, job: AnyJob) -> Outcome:
 
 
 def hacking_metrics(result: TrainResult) -> dict[str, Metric]:
-    """How many judged steps raised a warning; nothing where no step could be judged."""
+    """How many judged steps raised a warning, and how many steps were taken before the first one
+    and before the verdict (all of them where there was none); nothing where no step could be
+    judged.
+    """
     found = result.hacking
     if found is None or not found.judged_steps:
         return {}
-    warned = Metric(value=len(found.warnings), n=found.judged_steps, direction="min")
-    return {"hacking_warnings": warned}
+    judged, end = found.judged_steps, result.steps + 1
+    stop = found.hard_stop_step or end
+    return {
+        "hacking_warnings": Metric(value=len(found.warnings), n=judged, direction="min"),
+        "steps_before_warning": Metric(
+            value=min(found.warnings, default=end) - 1, n=result.steps, direction="max"
+        ),
+        "steps_before_verdict": Metric(value=stop - 1, n=result.steps, direction="max"),
+    }
 
 
 def hacking_gate(job: AnyJob, result: TrainResult) -> dict[str, Gate]:

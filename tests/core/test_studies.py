@@ -8,6 +8,7 @@ import pytest
 
 from reward_harness.errors import SpecError
 from reward_harness.experiments import find_experiment, members_of
+from reward_harness.spec import read_experiment
 from reward_harness.studies import (
     StudySpec,
     expand,
@@ -55,7 +56,7 @@ def test_members_are_named_by_variant_and_seed(folder: Path) -> None:
 
 def test_member_is_the_base_with_overrides_and_seed(folder: Path) -> None:
     study = read_study(folder, "kl")
-    spec = member_spec(folder, study, expand(study)[2])
+    spec = member_spec(read_experiment(folder, study.base), study, expand(study)[2])
     assert spec.policy.ppo is not None
     assert (spec.policy.ppo.kl_target, spec.policy.ppo.max_steps, spec.seed) == (3.0, 2, 1)
 
@@ -75,7 +76,7 @@ def test_unusable_keys_are_errors(grid: dict[str, list], message: str) -> None:
 def test_override_that_does_not_exist_is_an_error(folder: Path) -> None:
     study = StudySpec(name="s", base="base", grid={"policy.ppo.klt": [1]}, seeds=[1])
     with pytest.raises(SpecError, match=r"policy\.ppo\.klt"):
-        member_spec(folder, study, expand(study)[0])
+        member_spec(read_experiment(folder, study.base), study, expand(study)[0])
 
 
 def test_named_variants_cross_the_grid_and_a_later_override_refines_an_earlier(
@@ -90,7 +91,10 @@ def test_named_variants_cross_the_grid_and_a_later_override_refines_an_earlier(
     assert [m.variant for m in members] == [
         f"{name}-max-steps-{steps}" for name in ("long", "none") for steps in (1, 2)
     ]
-    long, none = (member_spec(folder, study, members[number]) for number in (1, 3))
+    long, none = (
+        member_spec(read_experiment(folder, study.base), study, members[number])
+        for number in (1, 3)
+    )
     assert long.policy.ppo is not None and long.policy.ppo.max_steps == 9
     assert long.policy.sft is not None and long.policy.sft.max_steps == 2
     assert none.policy.ppo is None
