@@ -6,6 +6,7 @@ import threading
 import time
 from collections.abc import Iterable
 from contextlib import suppress
+from pathlib import Path
 
 import dagster as dg
 from rich.console import Console, Group
@@ -14,6 +15,7 @@ from rich.table import Table
 from rich.text import Text
 from sqlalchemy.exc import OperationalError
 
+from harness_jobs.failures import cause_of
 from reward_harness.rm.probes import DEPLOYMENT_NAME, read_deployment
 from reward_harness.spec import ExperimentSpec
 from reward_harness.store import ArtifactStore
@@ -84,14 +86,12 @@ class RunDisplay:
                     live.update(self._table())
                 (time.sleep if done.is_set() else done.wait)(POLL_S)
 
-    def finished(self, success: bool) -> None:
-        """The closing line."""
-        verdict = (
-            "finished"
-            if success
-            else "failed (log: launch.log in the Dagster home, or the run in the UI)"
-        )
+    def finished(self, note: Path | None) -> None:
+        """The closing line; ``note`` is what a failed run left."""
+        verdict = "finished" if note is None else "failed"
         self.console.print(f"{self.key}: {verdict} after {time.monotonic() - self.begin:.0f} s")
+        if note is not None:
+            self.console.print(f"what failed, and how to go on: {note}", soft_wrap=True)
 
     def show_results(self, store: ArtifactStore) -> None:
         """Where the reports, the graph and the served model are."""
@@ -119,7 +119,7 @@ class RunDisplay:
             self._close(step, "done", entry.timestamp)
         elif event == dg.DagsterEventType.STEP_FAILURE:
             self._close(step, "failed", entry.timestamp)
-            self.message[step] = _cause(entry)
+            self.message[step] = cause_of(entry)
         elif event == dg.DagsterEventType.STEP_SKIPPED:
             self._close(step, "skipped", entry.timestamp)
         else:
@@ -153,12 +153,3 @@ class RunDisplay:
         done = sum(state in ("done", "fresh") for state in self.state.values())
         head = f"{self.key}: {done}/{len(self.state)} stages, {time.monotonic() - self.begin:.0f} s"
         return Group(Text(head, style="bold"), table)
-
-
-def _cause(entry: dg.EventLogEntry) -> str:
-    """The innermost error's own message, without Dagster's wrapping."""
-    data = entry.dagster_event.step_failure_data if entry.dagster_event else None
-    error = data.error if data else None
-    while error is not None and error.cause is not None:
-        error = error.cause
-    return " ".join(error.message.split()) if error else "failed"

@@ -21,6 +21,7 @@ import dagster as dg
 from harness_assets.graph import LEADERBOARD, SECTION_KEYS, stage_key
 from harness_jobs.definitions import job_named
 from harness_jobs.display import RunDisplay
+from harness_jobs.failures import write_failure_note
 from harness_jobs.recovery import owner_tag
 from harness_jobs.registry import (
     recorded_version,
@@ -96,13 +97,14 @@ def _execute(
     instance: dg.DagsterInstance, spec: ExperimentSpec, keys: list[dg.AssetKey], display: RunDisplay
 ) -> int:
     """Execute the job on this thread while another follows its events."""
+    workspace = Workspace.discover()
     tag = uuid.uuid4().hex
     job = "smoke" if spec.compute.launcher == "inline" else "run_experiment"
     done = threading.Event()
     follower = threading.Thread(target=display.follow, args=(instance, LAUNCH_TAG, tag, done))
     follower.start()
     try:
-        with stderr_into(Workspace.discover().dagster_home / LOG_NAME):
+        with stderr_into(workspace.dagster_home / LOG_NAME):
             result = dg.execute_job(
                 dg.build_reconstructable_job("harness_jobs.launch", "reconstruct_job", (job,)),
                 instance=instance,
@@ -112,8 +114,9 @@ def _execute(
     finally:
         done.set()
         follower.join()
-    display.finished(result.success)
-    display.show_results(ArtifactStore(Workspace.discover().runs))
+    run = result.dagster_run
+    display.finished(None if result.success else write_failure_note(workspace, instance, run))
+    display.show_results(ArtifactStore(workspace.runs))
     return 0 if result.success else 1
 
 

@@ -2,12 +2,11 @@
 a note.
 """
 
-from datetime import UTC, datetime
-
 import dagster as dg
 
 from harness_assets.graph import EXPERIMENTS, SECTION_KEYS, STUDIES, section_key, stage_key
 from harness_jobs.external import external_runs
+from harness_jobs.failures import write_failure_note
 from harness_jobs.registry import changed_shared_inputs, recorded_version, sections_changed
 from harness_resources.store import Store
 from reward_harness.experiments import Experiments, read_experiments
@@ -15,10 +14,7 @@ from reward_harness.hashing import digest_json
 from reward_harness.spec import ExperimentSpec
 from reward_harness.stages.make import StageStatus, stage_status
 from reward_harness.stages.table import SERVED_FROM, STAGES
-from reward_harness.store import write_atomically
 from reward_harness.studies import MEMBER_KEY
-
-LOG_LINES = 40
 
 
 @dg.sensor(
@@ -129,33 +125,9 @@ def _drift(store: Store, spec: ExperimentSpec) -> str | None:
     description="Writes data/dagster/failures/<run>.md: cause, last log lines, how to resume.",
 )
 def run_failure(context: dg.RunFailureSensorContext, store: Store) -> None:
-    """Leave a note that a person can act on without the UI."""
-    run = context.dagster_run
-    key = run.tags.get("dagster/partition", "")
-    lines = [
-        entry.user_message for entry in context.instance.all_logs(run.run_id) if entry.user_message
-    ]
-    causes = [
-        f"- `{event.step_key}`: {error.message.strip()}"
-        for event in context.get_step_failure_events()
-        if (error := event.step_failure_data.error) is not None
-    ]
-    note = [
-        f"# {run.job_name} failed{f' for {key}' if key else ''}",
-        f"run {run.run_id}, noticed {datetime.now(UTC).isoformat(timespec='seconds')}",
-        "",
-        *(causes or [context.failure_event.message or "no step failed: the run itself did"]),
-        "",
-        f"Resume: `harness experiment run {key}`" if key else "Launch the job again.",
-        "",
-        "Last log lines:",
-        "```",
-        *lines[-LOG_LINES:],
-        "```",
-    ]
-    folder = store.workspace().dagster_home / "failures"
-    folder.mkdir(parents=True, exist_ok=True)
-    write_atomically(folder / f"{run.run_id}.md", "\n".join(note).encode())
+    """Leave a note that a person can act on without the UI; the command line writes its runs'."""
+    message = context.failure_event.message or ""
+    write_failure_note(store.workspace(), context.instance, context.dagster_run, message)
 
 
 SENSORS = [experiment_registry, deployed_rubric_drift, external_runs, run_failure]

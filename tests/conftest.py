@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -42,6 +43,20 @@ def copy_project(root: Path) -> Workspace:
     (root / "data" / "dagster").mkdir(parents=True)
     shutil.copy(REPOSITORY / "data/dagster/dagster.yaml", root / "data/dagster/dagster.yaml")
     return Workspace(root)
+
+
+def small_project(root: Path, keys: Sequence[str]) -> Workspace:
+    """A private root with few experiments, for a daemon starts a run for each: `smoke`, `tour` and,
+    under ``keys``, likes of `smoke` that differ in the seed.
+    """
+    private = copy_project(root)
+    shutil.rmtree(private.studies)
+    for path in private.experiments.glob("*.yaml"):
+        if path.stem not in ("smoke", "tour"):
+            path.unlink()
+    for seed, key in enumerate(keys):
+        (private.experiments / f"{key}.yaml").write_text(f"extends: smoke\nseed: {seed}\n")
+    return private
 
 
 @pytest.fixture

@@ -16,11 +16,10 @@ from pathlib import Path
 
 import httpx
 import pytest
-import yaml
 from playwright.sync_api import Browser, Page, sync_playwright
 
 from reward_harness.workspace import Workspace
-from tests.conftest import copy_project
+from tests.conftest import small_project
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 SHOTS = Path(__file__).with_name("screenshots")
@@ -36,8 +35,6 @@ CHROMIUM_FLAGS = [
     "--disable-sync",
 ]
 START_TIMEOUT_S = 120
-KEPT = ("smoke", "tour")
-"""Shipped experiments in the test's project; for each one more a run records its sections."""
 TINY = ("tiny-1", "tiny-2", "tiny-3")
 """Experiments of the test's own, like `smoke` but for the seed."""
 
@@ -91,22 +88,9 @@ def free_port() -> int:
         return probe.getsockname()[1]
 
 
-def small_project(root: Path) -> Workspace:
-    """A private project with few experiments and no study."""
-    workspace = copy_project(root)
-    shutil.rmtree(workspace.studies)
-    for path in workspace.experiments.glob("*.yaml"):
-        if path.stem not in KEPT:
-            path.unlink()
-    for seed, key in enumerate(TINY):
-        path = workspace.experiments / f"{key}.yaml"
-        path.write_text(yaml.safe_dump({"extends": "smoke", "seed": seed}))
-    return workspace
-
-
 @pytest.fixture(scope="session")
 def ui(tmp_path_factory: pytest.TempPathFactory) -> Iterator[UI]:
-    workspace = small_project(tmp_path_factory.mktemp("ui") / "project")
+    workspace = small_project(tmp_path_factory.mktemp("ui") / "project", TINY)
     port, reports_port = free_port(), free_port()
     log = (workspace.root / "ui.log").open("wb")
     argv = [sys.executable, "-m", "reward_harness.cli", "ui"]
