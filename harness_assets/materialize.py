@@ -12,7 +12,7 @@ from harness_assets.record import record
 from harness_resources.compute import Compute
 from harness_resources.llm import LLM
 from harness_resources.store import Store
-from reward_harness.errors import BudgetExceeded, HarnessError, LLMError
+from reward_harness.errors import BudgetExceeded, EndpointRefused, HarnessError, LLMError
 from reward_harness.progress import Progress, ProgressSink
 from reward_harness.stages import STAGES, Services, make
 
@@ -54,7 +54,7 @@ def materialize(
     try:
         artifact, reused = make(store.workspace(), spec, stage.name, services)
     except HarnessError as error:
-        if isinstance(error, LLMError) and not isinstance(error, BudgetExceeded):
+        if isinstance(error, LLMError) and not isinstance(error, BudgetExceeded | EndpointRefused):
             raise
         raise final_failure(error) from error
     gates = [check.name for check in context.assets_def.check_specs]

@@ -86,6 +86,10 @@ class LLMError(HarnessError, RuntimeError):
     exit_code = 3
 
 
+class EndpointRefused(LLMError):
+    """What no repetition changes: a missing or wrong key, an unknown model, a malformed request."""
+
+
 class BudgetExceeded(LLMError):
     """A spend cap was reached; what was paid for is kept and the work can be resumed."""
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 import os
 from typing import Literal
 
-from reward_harness.errors import LLMError
+from reward_harness.errors import EndpointRefused
 from reward_harness.model_spec import ModelSpec
 from reward_harness.sections import Endpoint, SearchConfig
 
@@ -52,10 +52,10 @@ def resolve_endpoint(endpoint: Endpoint) -> Endpoint:
 
 
 def read_key(endpoint: Endpoint) -> str:
-    """The API key; ``LLMError`` naming the variable, never a value, where it is not set."""
+    """The API key; ``EndpointRefused`` naming the variable, never a value, where it is not set."""
     key = os.environ.get(endpoint.api_key_env, "").strip()
     if not key:
-        raise LLMError(
+        raise EndpointRefused(
             "no API key",
             where=f"environment variable {endpoint.api_key_env}",
             fix=f"Set {endpoint.api_key_env}, or choose backend: heuristic.",

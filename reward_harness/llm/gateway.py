@@ -1,9 +1,10 @@
 """The one way to an OpenAI-compatible endpoint: limits, retries, budget, and no key in any text.
 
 ``chat`` returns the reply's text, or ``Failed`` once its retries are used up; an answer that no
-retry can change (400, 401, 403, 404 …) and too many failures in a row raise ``LLMError``; a spend
-cap raises ``BudgetExceeded`` before the request that would break it. With ``fail_soft`` an endpoint
-that stays away makes requests ``Failed`` at once for a while. This is the only retry layer.
+retry can change (400, 401, 403, 404 …) raises ``EndpointRefused``, too many failures in a row
+``LLMError``; a spend cap raises ``BudgetExceeded`` before the request that would break it. With
+``fail_soft`` an endpoint that stays away makes requests ``Failed`` at once for a while. This is the
+only retry layer.
 
 A gateway belongs to the event loop of its first request, as its connections do; its limits are
 shared with all gateways of the process at the same ``base_url``.
@@ -23,7 +24,7 @@ from typing import Any
 import aiohttp
 import orjson
 
-from reward_harness.errors import LLMError, SpecError
+from reward_harness.errors import EndpointRefused, SpecError
 from reward_harness.llm.backends import read_key
 from reward_harness.llm.budget import Caps as Caps
 from reward_harness.llm.budget import Usage as Usage
@@ -178,10 +179,10 @@ class Gateway:
             return _Retry("the completion has no text")
         return _Answer(text, tokens)
 
-    def _refused(self, response: Reply) -> LLMError:
+    def _refused(self, response: Reply) -> EndpointRefused:
         key_advice = f"Check the key in {self.endpoint.api_key_env}."
         advice = {401: key_advice, 403: key_advice, 404: "Check base_url and model."}
-        error = LLMError(
+        error = EndpointRefused(
             f"the endpoint refused the request: {self._told(response)}",
             where=self.endpoint.base_url,
             fix=advice.get(response.status, "Check model and sampling options."),
