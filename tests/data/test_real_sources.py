@@ -25,6 +25,7 @@ COUNTS = {
     "gsm8k-test": (1319, 0),
     "prm800k-validation": (1818, 0),
     "big-bench-mistake": (2186, 0),
+    "gsm8k-steps": (7473 + 5416, 0),
     "alpaca-eval-test": (1877, 0),
     "alpaca-demo": (999, 0),
     "prometheus-vicuna": (80, 0),

@@ -25,4 +25,5 @@ READERS: dict[str, Reader] = {
     "prm800k": stepwise.PRM800K,
     "prm800k-decoded": stepwise.PRM800K_DECODED,
     "big-bench-mistake": stepwise.BIG_BENCH_MISTAKE,
+    "gsm8k-steps": stepwise.GSM8K_STEPS,
 }

@@ -1,16 +1,34 @@
-"""Readers of solutions with labelled steps: PRM800K (original and decoded), BIG-Bench-Mistake.
+"""Readers of solutions with labelled steps: PRM800K (original and decoded), BIG-Bench-Mistake, and
+GSM8K with a planted mistake.
 
-PRM800K: arXiv 2305.20050. BIG-Bench-Mistake: arXiv 2311.08516. Labels: 1 right, 0 neutral, -1
-wrong.
+PRM800K: arXiv 2305.20050. BIG-Bench-Mistake: arXiv 2311.08516. GSM8K: arXiv 2110.14168. Labels: 1
+right, 0 neutral, -1 wrong.
 """
 
 from __future__ import annotations
 
-from typing import Literal
+import random
+from collections.abc import Iterator
+from typing import Literal, cast
 
-from reward_harness.data.readers.rows import Row, reader_of, user
+from pydantic import ValidationError
+
+from reward_harness.data.files import validated
+from reward_harness.data.perturbation import slipped, without_marks
+from reward_harness.data.readers.rows import (
+    Read,
+    Reader,
+    Row,
+    Rows,
+    numbered,
+    reader_of,
+    record_problem,
+    user,
+)
+from reward_harness.data.readers.supervised import GSM8KRow, gsm8k_answer
 from reward_harness.data.records import StepwiseExample
 from reward_harness.errors import DataError
+from reward_harness.hashing import derive_seed
 
 Label = Literal[1, 0, -1]
 
@@ -137,6 +155,46 @@ def mistake_example(row: MistakeRow, example_id: str, source: str) -> StepwiseEx
     )
 
 
+def planted_examples(row: GSM8KRow, example_id: str, source: str) -> list[StepwiseExample]:
+    """The worked solution, all right, and the same with one planted mistake where
+    ``data.perturbation`` is certain of it; the answer is the last step of both.
+
+    Of the wrong one, the slipped step and the answer are wrong, and steps that compute rightly with
+    the wrong number are neutral.
+    """
+    answer = gsm8k_answer(row.answer)
+    told = row.answer[: row.answer.rindex("####")]
+    lines = [line for line in told.splitlines() if line.strip()]
+    right = [*map(without_marks, lines), f"#### {answer}"]
+    found = [(f"{example_id}-right", right, cast("list[Label]", [1] * len(right)))]
+    rng = random.Random(derive_seed(0, "planted mistake", row.question))
+    wrong = slipped(row.question, lines, answer, rng)
+    if wrong is not None:
+        labels: list[Label] = [0 if index in wrong.carried else 1 for index in range(len(lines))]
+        labels[wrong.wrong] = -1
+        found.append((f"{example_id}-wrong", [*wrong.lines, f"#### {wrong.answer}"], [*labels, -1]))
+    return [
+        StepwiseExample(
+            example_id=name, prompt=user(row.question), steps=steps, labels=labels, source=source
+        )
+        for name, steps, labels in found
+    ]
+
+
+def _read_planted(rows: Rows, name: str) -> Iterator[Read]:
+    for line, value in rows:
+        try:
+            row = validated(GSM8KRow, value, None)
+            found = planted_examples(row, numbered(name, line), name)
+        except DataError as problem:
+            yield line, problem
+        except ValidationError as error:
+            yield line, record_problem(error)
+        else:
+            yield from ((line, example) for example in found)
+
+
 PRM800K = reader_of(StepwiseExample, PRM800KRow, prm800k_example)
 PRM800K_DECODED = reader_of(StepwiseExample, DecodedRow, decoded_example)
 BIG_BENCH_MISTAKE = reader_of(StepwiseExample, MistakeRow, mistake_example)
+GSM8K_STEPS = Reader(StepwiseExample, _read_planted)
