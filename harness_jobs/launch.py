@@ -12,7 +12,7 @@ import os
 import sys
 import threading
 import uuid
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -41,8 +41,12 @@ LAUNCH_TAG = "harness/launch"
 LOG_NAME = "launch.log"
 
 
-def select_stages(spec: ExperimentSpec, named: Sequence[str]) -> list[str]:
-    """Names of the stages to consider; ``SpecError`` for one the experiment does not have."""
+def select_stages(
+    spec: ExperimentSpec, named: Sequence[str], status: Mapping[str, StageStatus]
+) -> list[str]:
+    """Names of the stages to consider, inputs first: all, or those named and whatever they need
+    that was never made. ``SpecError`` for one the experiment does not have.
+    """
     wanted = [stage.name for stage in wanted_stages(spec)]
     for name in named:
         if name not in wanted:
@@ -51,23 +55,29 @@ def select_stages(spec: ExperimentSpec, named: Sequence[str]) -> list[str]:
                 where=spec.key,
                 expected=f"one of: {', '.join(wanted)}",
             )
-    return [name for name in wanted if not named or name in named]
+    chosen = set(named or wanted)
+    for name in reversed(wanted):
+        if name in chosen:
+            needed = STAGES[name].inputs_of(spec)
+            chosen.update(needs for needs in needed if status[needs] is StageStatus.MISSING)
+    return [name for name in wanted if name in chosen]
 
 
 def plan(
-    instance: dg.DagsterInstance, workspace: Workspace, spec: ExperimentSpec, named: Sequence[str]
+    instance: dg.DagsterInstance,
+    workspace: Workspace,
+    spec: ExperimentSpec,
+    stages: Sequence[str],
+    status: Mapping[str, StageStatus],
 ) -> list[dg.AssetKey]:
-    """Asset keys that have to run, in order; empty if everything is fresh and recorded."""
-    status = stage_status(workspace, spec, wanted_stages(spec))
+    """Asset keys of ``stages`` that have to run, in order; empty if all are fresh and recorded."""
     store = ArtifactStore(workspace.runs)
     keys: list[dg.AssetKey] = []
-    for name in select_stages(spec, named):
+    for name in stages:
         current = store.current(spec.key, name)
         recorded = recorded_version(instance, stage_key(name), spec.key)
         if status[name] is not StageStatus.FRESH or current is None or recorded != current.digest:
             keys.append(stage_key(name))
-    if keys and not named and any(STAGES[key.path[-1]].group == "evaluations" for key in keys):
-        keys.append(LEADERBOARD)
     if sections_changed(instance, spec):
         keys = [*SECTION_KEYS.values(), *keys]
     return keys
@@ -84,8 +94,12 @@ def launch(key: str, named: Sequence[str]) -> int:
             fix="Set `status: active` in its file to run it again.",
         )
     with registered_instance(workspace, [key]) as instance:
-        keys = plan(instance, workspace, spec, named)
-        display = RunDisplay(spec, select_stages(spec, named), {k.path[-1] for k in keys})
+        status = stage_status(workspace, spec, wanted_stages(spec))
+        stages = select_stages(spec, named, status)
+        keys = plan(instance, workspace, spec, stages, status)
+        if not named and any(key.path[0] == "evaluations" for key in keys):
+            keys.append(LEADERBOARD)
+        display = RunDisplay(spec, stages, {k.path[-1] for k in keys})
         if not keys:
             display.nothing_to_do()
             display.show_results(ArtifactStore(workspace.runs))
@@ -173,7 +187,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--register", action="store_true", help="only register all experiments")
     parser.add_argument("--study-report", metavar="STUDY", help="only make a study's report")
     parser.add_argument(
-        "--stages", default="", help="comma-separated stages; default: all that are not fresh"
+        "--stages", default="", help="comma-separated; default: all. Missing inputs come along"
     )
     parsed = parser.parse_args(arguments)
     if parsed.key is None and not parsed.register and not parsed.study_report:

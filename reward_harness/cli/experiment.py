@@ -106,7 +106,8 @@ def new(
 def run(
     key: Key,
     stages: Annotated[
-        str, typer.Option(help="comma-separated stages; default: all that are not fresh")
+        str,
+        typer.Option(help="comma-separated, with inputs that were never made; default: all stages"),
     ] = "",
 ) -> None:
     """Run what is not fresh of the experiment, through Dagster, with a progress display."""

@@ -63,7 +63,8 @@ def show(name: Name) -> None:
 def run(
     name: Name,
     stages: Annotated[
-        str, typer.Option(help="comma-separated stages; default: all that are not fresh")
+        str,
+        typer.Option(help="comma-separated, with inputs that were never made; default: all stages"),
     ] = "",
 ) -> None:
     """Run what is not fresh of every member, one after another, then report; interrupt it, and the

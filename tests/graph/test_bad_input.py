@@ -8,6 +8,9 @@ from pathlib import Path
 import pytest
 import yaml
 
+from reward_harness.errors import ArtifactError
+from reward_harness.spec import read_experiment
+from reward_harness.stages import STAGES, make
 from reward_harness.store import ArtifactStore
 from reward_harness.workspace import Workspace
 
@@ -61,12 +64,28 @@ def test_mirror_that_lacks_a_file_is_told_with_both_ways_out(
     assert "hh_rlhf_harmless_base_test.jsonl.gz" in output and "HARNESS_DATA_MIRROR" in output
 
 
-def test_stage_without_its_input_says_what_to_run(
-    workspace: Workspace, launch: Callable[..., str]
+def test_stage_without_its_input_says_what_to_run(workspace: Workspace) -> None:
+    spec = read_experiment(workspace.experiments, "smoke")
+    with pytest.raises(ArtifactError, match="has not been made for this experiment") as told:
+        make(workspace, spec, "rubric_population")
+    assert "harness experiment run smoke --stages" in str(told.value)
+
+
+def test_a_named_stage_takes_along_only_what_it_needs_and_was_never_made(
+    workspace: Workspace, launch: Callable[..., str], edit: Callable[..., None]
 ) -> None:
-    output = launch("smoke", ("dpo_checkpoint",), code=1)
-    assert "has not been made for this experiment" in output
-    assert "harness experiment run smoke --stages" in output
+    store = ArtifactStore(workspace.runs)
+
+    def made() -> dict[str, str]:
+        found = {name: store.current("smoke", name) for name in STAGES}
+        return {name: artifact.digest for name, artifact in found.items() if artifact}
+
+    launch("smoke", ("best_rubric",))
+    first = made()
+    assert set(first) == {"ranked_prompts", "rubric_population", "best_rubric"}
+    edit("smoke", lambda spec: spec["search"].update(generations=1))
+    launch("smoke", ("best_rubric",))
+    assert made()["rubric_population"] == first["rubric_population"]
 
 
 def test_corrupt_artifact_stops_its_consumer_and_names_the_file(
