@@ -2,6 +2,7 @@
 
 Both pad on the left with explicit positions. Sampling draws from a generator state of its
 own: the same prompts, seed and batch size give the same responses, and no other randomness moves.
+A prompt that is sampled several times is read once.
 """
 
 from __future__ import annotations
@@ -48,7 +49,8 @@ def generate(
     ``max_prompt_tokens`` cuts longer prompts on their left.
     """
     rows = [encode_prompt(tokenizer, prompt)[-(max_prompt_tokens or 0) :] for prompt in prompts]
-    order = sorted(range(len(rows)), key=lambda index: len(rows[index]))
+    first = {tuple(row): index for index, row in reversed(list(enumerate(rows)))}
+    order = sorted(range(len(rows)), key=lambda i: (len(rows[i]), first[tuple(rows[i])]))
     found: dict[int, Generated] = {}
     for start in range(0, len(order), batch_size):
         batch = order[start : start + batch_size]
@@ -85,10 +87,35 @@ def generate_ids(
             input_ids=ids.to(model.device),
             attention_mask=mask.to(model.device),
             generation_config=settings,
+            **_read_once(model, ids, mask),
         )
     model.train(training)
     new: list[list[int]] = output[:, ids.shape[1] :].tolist()
     return [_cut(tokenizer, row) for row in new]
+
+
+def _read_once(model: PreTrainedModel, ids: torch.Tensor, mask: torch.Tensor) -> dict[str, Any]:
+    """The cache (B, T-1) of all prompt tokens but the last, where rows of ``ids`` (B, T) repeat.
+
+    Each different row is read once and its cache handed to its repetitions; nothing where all rows
+    differ, so that ``model.generate`` reads them itself.
+    """
+    rows = [tuple(row) for row in ids.masked_fill(mask == 0, -1).tolist()]
+    places = {row: number for number, row in enumerate(dict.fromkeys(rows))}
+    if len(places) == len(rows) or ids.shape[1] < 2:
+        return {}
+    different = torch.tensor([rows.index(row) for row in places])
+    seen = mask[different]
+    output = model(
+        input_ids=ids[different, :-1].to(model.device),
+        attention_mask=seen[:, :-1].to(model.device),
+        position_ids=position_ids(seen)[:, :-1].to(model.device),
+        use_cache=True,
+        logits_to_keep=1,
+    )
+    cache = output.past_key_values
+    cache.batch_select_indices(torch.tensor([places[row] for row in rows], device=model.device))
+    return {"past_key_values": cache}
 
 
 def _generation_config(

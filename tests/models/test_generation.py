@@ -1,6 +1,7 @@
 import pytest
 import torch
 
+from reward_harness.models import generation
 from reward_harness.models.batches import length_batches, pad_batch, position_ids
 from reward_harness.models.chat import encode_example, encode_prompt, encode_response, fit
 from reward_harness.models.embedded import load_policy
@@ -46,6 +47,22 @@ def test_greedy_responses_do_not_depend_on_the_batch(tiny):
     for prompt, expected in zip(PROMPTS, together, strict=True):
         alone = generate(model, tokenizer, [prompt], max_new_tokens=6, temperature=0.0, seed=0)
         assert alone[0].token_ids == expected.token_ids
+
+
+def test_prompts_that_are_sampled_several_times_are_read_once(tiny, monkeypatch):
+    model, tokenizer = tiny
+    several = [PROMPTS[i] for i in (1, 0, 1, 2, 0, 1)]
+    read: list[int] = []
+    hook = model.register_forward_hook(
+        lambda _, args, kwargs, output: read.append(kwargs["input_ids"].shape[0]), with_kwargs=True
+    )
+    sampled = generate(model, tokenizer, several, max_new_tokens=8, temperature=1.0, seed=2)
+    hook.remove()
+    assert read[0] == 3 and set(read[1:]) == {6}
+    monkeypatch.setattr(generation, "_read_once", lambda *args: {})
+    plain = generate(model, tokenizer, several, max_new_tokens=8, temperature=1.0, seed=2)
+    assert [one.token_ids for one in sampled] == [one.token_ids for one in plain]
+    assert len({one.token_ids for one in sampled}) > 3
 
 
 def test_the_end_token_ends_a_response_and_is_not_part_of_its_text(tiny, monkeypatch):

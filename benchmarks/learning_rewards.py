@@ -1,0 +1,147 @@
+"""Process against outcome reward models, and a reward model on pairs that length gives away."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from benchmarks.learning_jobs import SEEDS, rng, shown, trained
+from reward_harness.data.records import PreferencePair
+from reward_harness.data.sources import MIRROR_VARIABLE, resolve
+from reward_harness.errors import DataError
+from reward_harness.evaluation.resampling import Resampling
+from reward_harness.evaluation.reward_models import HeldOut, length_baselines, measure_scorer
+from reward_harness.evaluation.scoring import Scorer
+from reward_harness.hashing import unit_interval
+from reward_harness.manifest import Metric
+from reward_harness.models.reward_head import RewardModel
+from reward_harness.models.step_head import EncodedSteps, encode_steps, step_probabilities
+from reward_harness.rewards.classifier import ClassifierRM
+from reward_harness.spec import read_experiment
+from reward_harness.stages.make import make
+from reward_harness.training.process_model import TWIN_FOLDER, flagged_shares
+from reward_harness.workspace import Workspace
+
+MISTAKES = "reasoning/big_bench_mistake.jsonl.gz"
+FALSE_FLAGS = 0.1
+MOST = 60
+"""Traces of a task and kind that are scored; a trace of 25 steps is 25 inputs to an encoder."""
+Keep = Callable[[str, dict[str, Any]], None]
+Scores = npt.NDArray[np.float64]
+
+
+@dataclass(frozen=True, slots=True)
+class Trace:
+    """A whole solution that reaches the right answer, and whether a step of it is wrong."""
+
+    task: str
+    question: str
+    steps: tuple[str, ...]
+    right: bool
+
+
+def measure_steps(workspace: Workspace, keep: Keep) -> None:
+    """Share of right-answer-wrong-step traces flagged where 10 % of the wholly right ones are."""
+    spec = read_experiment(workspace.experiments, "process-rewards")
+    make(workspace, spec, "reasoning_steps")
+    traces = right_answers(_mirrored(MISTAKES))
+    counts = {
+        task: [sum(t.right == kind for t in traces if t.task == task) for kind in (True, False)]
+        for task in sorted({t.task for t in traces})
+    }
+    keep("traces (right steps, a wrong step)", counts)
+    for seed, model, seconds in trained(workspace, spec, "process_reward_model", SEEDS):
+        steps, whole = _flag_scores(model, traces)
+        row: dict[str, Any] = {"train_seconds": seconds}
+        for task in ("all", *(t for t, (good, bad) in counts.items() if min(good, bad) >= 10)):
+            which = np.array([task in ("all", t.task) for t in traces])
+            right = np.array([t.right for t in traces])[which]
+            found = flagged_shares([steps[which], whole[which]], right, FALSE_FLAGS, rng(seed))
+            row[task] = {name: _metric(metric) for name, metric in found.items()}
+        keep(f"seed {seed}", row)
+
+
+def right_answers(path: Path) -> list[Trace]:
+    """At most ``MOST`` traces of each task and kind whose answer is the target's."""
+    groups: dict[tuple[str, bool], list[tuple[float, Trace]]] = {}
+    with gzip.open(path, "rt", encoding="utf-8") as stream:
+        for number, line in enumerate(stream):
+            row = json.loads(line)
+            if _plain(row["answer"]) != _plain(row["target"]):
+                continue
+            right = row["mistake_index"] is None
+            trace = Trace(row["task"], row["input"], tuple(row["steps"]), right)
+            place = unit_interval("trace", number)
+            groups.setdefault((trace.task, right), []).append((place, trace))
+    chosen = [sorted(found, key=lambda one: one[0])[:MOST] for found in groups.values()]
+    return [trace for found in chosen for _, trace in found]
+
+
+def _plain(answer: Any) -> str:
+    return str(answer).strip().lower()
+
+
+def _mirrored(name: str) -> Path:
+    mirror = os.environ.get(MIRROR_VARIABLE)
+    path = Path(mirror or "") / name
+    if not mirror or not path.is_file():
+        raise DataError(
+            "the traces are not here",
+            where=MIRROR_VARIABLE,
+            got=mirror or "not set",
+            expected=f"a folder with {name}",
+            fix=f"Set {MIRROR_VARIABLE} to a copy of the public files (docs/data.md).",
+        )
+    return path
+
+
+def _flag_scores(model: Path, traces: Sequence[Trace]) -> tuple[Scores, Scores]:
+    """The weakest step's score of each trace, and the outcome twin's score of the whole."""
+    process, outcome = RewardModel.load(model), RewardModel.load(model.parent / TWIN_FOLDER)
+    inputs = [encode_steps(process, _asked(t), t.steps) for t in traces]
+    flat = step_probabilities(process, [row for found in inputs for row in found])
+    ends = np.cumsum([len(found) for found in inputs])
+    weakest = [min(flat[end - len(f) : end]) for end, f in zip(ends, inputs, strict=True)]
+    wholes: list[EncodedSteps] = [
+        row for t in traces for row in encode_steps(outcome, _asked(t), ["\n".join(t.steps)])
+    ]
+    return np.array(weakest), np.array(step_probabilities(outcome, wholes))
+
+
+def _asked(trace: Trace) -> list[dict[str, str]]:
+    return [{"role": "user", "content": trace.question}]
+
+
+def _metric(metric: Metric) -> list[float]:
+    low, high = metric.ci_low or 0.0, metric.ci_high or 0.0
+    return [round(x, 3) for x in (metric.value, low, high)]
+
+
+def measure_length(workspace: Workspace, keep: Keep) -> None:
+    """Accuracy, length-controlled accuracy and the length rules on AlpacaEval's pairs."""
+    spec = read_experiment(workspace.experiments, "hh-harmless")
+    make(workspace, spec, "preference_pairs")
+    how = Resampling(spec.seed, 2000, 0.95)
+    pairs = resolve(workspace, "alpaca-eval-test", PreferencePair).records
+    rules = length_baselines(pairs, how)
+    keep("rules", {"pairs": len(pairs), "longer_wins": shown(rules.longer_wins)})
+    for seed, model, seconds in trained(workspace, spec, "bt_reward_model", SEEDS):
+        scorer = Scorer("classifier", "", ClassifierRM.load(model), "")
+        found = measure_scorer(scorer, HeldOut(pairs, (), ()), how).measures.pairs
+        assert found is not None
+        row: dict[str, Any] = {
+            "accuracy": shown(found.accuracy),
+            "over_longer": shown(found.over_longer),
+            "length_controlled": found.length_controlled and shown(found.length_controlled),
+            "length_bias": found.length_bias and shown(found.length_bias),
+            "train_seconds": seconds,
+        }
+        keep(f"seed {seed}", row)
