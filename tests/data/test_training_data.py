@@ -13,6 +13,7 @@ from typing import ClassVar
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from pydantic import ValidationError
 
 from reward_harness.data.confidence import (
     confidences,
@@ -23,7 +24,7 @@ from reward_harness.data.confidence import (
 from reward_harness.data.distill import distilled_pairs
 from reward_harness.data.files import read_records
 from reward_harness.data.mixture import Part, mixed
-from reward_harness.data.records import Message, PreferencePair
+from reward_harness.data.records import Message, PreferencePair, prompt_key
 from reward_harness.data.scored import ScoredResponse
 from reward_harness.errors import DataError
 from reward_harness.llm.feedback import (
@@ -36,7 +37,7 @@ from reward_harness.llm.feedback import (
 from reward_harness.llm.roles import open_roles
 from reward_harness.prompts import load_templates
 from reward_harness.rewards.base import Failed
-from reward_harness.sections import DistilledSection, Endpoint
+from reward_harness.sections import DistilledSection, Endpoint, MixPart, SourceUse
 from reward_harness.spec import read_experiment
 from reward_harness.stages.make import make
 
@@ -237,6 +238,8 @@ def test_a_mixture_is_the_largest_that_keeps_the_ratio_and_repeats_nothing():
     assert {p.pair_id for p in found if p.pair_id.startswith("ai")} <= {p.pair_id for p in even}
     with pytest.raises(DataError, match="no part in the mixture"):
         mixed([replace(parts[0], weight=100.0), parts[1]], seed=0)
+    alone = mixed([replace(parts[0], weight=0.0), parts[1]], seed=0)
+    assert len(alone) == 10 and {p.source for p in alone} == {"ai"}
 
 
 def test_a_dataset_stage_mixes_sources_and_filters_its_training_pairs(workspace):
@@ -265,3 +268,55 @@ dataset:
     assert 0.5 <= len(splits["half", "train"]) / len(splits["whole", "train"]) < 0.6
     assert {p.pair_id.split("/")[0] for p in splits["whole", "train"]} == {"smoke", "sums"}
     assert half.manifest.notes["source"] == "smoke + sums"
+
+
+def test_mixtures_of_any_ratio_are_held_to_the_same_pairs(workspace):
+    text = """\
+extends: smoke
+dataset:
+  preferences: {source: smoke, weight: W, mix: [{source: sums, weight: 1}], limit: 40}
+"""
+    splits = {}
+    for weight in (0, 3):
+        key = f"weight-{weight}"
+        (workspace.experiments / f"{key}.yaml").write_text(text.replace("W", str(weight)))
+        artifact = make(workspace, read_experiment(workspace.experiments, key), "preference_pairs")[
+            0
+        ]
+        for split in ("train", "test"):
+            splits[weight, split] = read_records(artifact.file(f"{split}.jsonl"), PreferencePair)
+    assert splits[0, "test"] == splits[3, "test"]
+    assert {p.source for p in splits[0, "test"]} == {"smoke", "sums"}
+    assert {p.source for p in splits[0, "train"]} == {"sums"}
+    sources = [p.source for p in splits[3, "train"]]
+    assert abs(sources.count("smoke") - 3 * sources.count("sums")) <= 3
+
+
+def test_a_limit_of_the_training_split_nests_and_leaves_what_is_held_out(workspace):
+    text = "extends: smoke\ndataset: {preferences: {source: smoke, train_limit: N}}\n"
+    found = {}
+    for limit in ("2", "4", "null"):
+        (workspace.experiments / "some.yaml").write_text(text.replace("N", limit))
+        spec = read_experiment(workspace.experiments, "some")
+        artifact = make(workspace, spec, "preference_pairs")[0]
+        for split in ("train", "test"):
+            records = read_records(artifact.file(f"{split}.jsonl"), PreferencePair)
+            found[limit, split] = {p.pair_id for p in records}
+            if split == "train" and limit != "null":
+                assert len({prompt_key(p.prompt) for p in records}) == int(limit)
+    assert found["2", "train"] < found["4", "train"] < found["null", "train"]
+    assert found["2", "test"] == found["null", "test"]
+
+
+def test_a_filter_by_lot_keeps_as_many_and_others_for_another_seed():
+    pairs = [pair(str(i)) for i in range(40)]
+    kept = [
+        {p.pair_id for p in keep_confident(pairs, confidences(pairs, "random", s), fraction=0.5)}
+        for s in (0, 0, 1)
+    ]
+    assert kept[0] == kept[1] != kept[2] and len(kept[2]) == 20
+
+
+def test_a_mixture_of_nothing_is_an_error():
+    with pytest.raises(ValidationError, match="at least one weight"):
+        SourceUse(source="a", weight=0, mix=[MixPart(source="b", weight=0)])

@@ -122,3 +122,18 @@ def test_the_gguf_becomes_a_plain_model_that_answers(tmp_path: Path):
     )
     out = model.generate(**ids, max_new_tokens=12, do_sample=False)
     assert "Paris" in tokenizer.decode(out[0, ids["input_ids"].shape[1] :])
+
+
+@pytest.mark.parametrize(
+    ("name", "load"), [("tiny-encoder", load_encoder), ("tiny-causal", load_policy)]
+)
+def test_a_model_keeps_its_first_layers(tmp_path: Path, name: str, load):
+    spec = ModelSpec(source="random", name=name)
+    whole, one = load(spec, tmp_path)[0], load(spec.model_copy(update={"layers": 1}), tmp_path)[0]
+    assert (whole.config.num_hidden_layers, one.config.num_hidden_layers) == (2, 1)
+    kept = dict(one.named_parameters())
+    assert kept.keys() < dict(whole.named_parameters()).keys()
+    for key, weight in kept.items():
+        assert torch.equal(weight, whole.get_parameter(key)), key
+    with pytest.raises(SpecError, match="fewer layers"):
+        load(spec.model_copy(update={"layers": 3}), tmp_path)

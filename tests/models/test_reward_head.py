@@ -115,3 +115,14 @@ def test_an_untrained_head_gives_zero_and_has_no_bias(cache: Path):
 def test_a_folder_without_a_head_is_not_a_reward_model(cache: Path):
     with pytest.raises(ArtifactError, match="not a reward model"):
         RewardModel.load(model_folder(ModelSpec(source="random", name="tiny-encoder"), cache))
+
+
+def test_a_model_of_the_last_turn_scores_only_the_message_that_is_answered(cache, tmp_path):
+    model = reward_model(cache, "tiny-encoder", reads="last_turn")
+    model.save(tmp_path)
+    loaded = RewardModel.load(tmp_path)
+    whole, last = CONVERSATIONS[1], CONVERSATIONS[1][2:]
+    assert loaded.encode(whole) == loaded.encode(last)
+    assert loaded.score_conversations([whole]) == pytest.approx(model.score_conversations([last]))
+    everything = reward_model(cache, "tiny-encoder")
+    assert everything.encode(whole) != everything.encode(last)
