@@ -17,6 +17,7 @@ from reward_harness.hashing import canonical_json
 from reward_harness.manifest import Metric
 from reward_harness.progress import Progress, ProgressSink
 from reward_harness.rewards.base import BaseRM
+from reward_harness.training.disk import room_for
 from reward_harness.training.job import AnyJob as AnyJob
 from reward_harness.training.job import HackingOutcome
 from reward_harness.training.resume import ResumeFolder
@@ -130,9 +131,11 @@ def check_finite(row: MetricRow, names: Sequence[str], where: str) -> None:
             )
 
 
-def write_rows(path: Path, rows: Sequence[MetricRow]) -> None:
-    """Metrics as canonical JSON lines."""
-    path.write_bytes(b"".join(canonical_json(dict(row)) + b"\n" for row in rows))
+def write_rows(path: Path, rows: Sequence[MetricRow], resume: ResumeFolder | None = None) -> None:
+    """Metrics as canonical JSON lines; ``StorageError`` where the disk has no room for them."""
+    lines = b"".join(canonical_json(dict(row)) + b"\n" for row in rows)
+    with room_for(path, len(lines), resume):
+        path.write_bytes(lines)
 
 
 def window(rows: Sequence[MetricRow], name: str, last: bool) -> tuple[float, int]:

@@ -42,7 +42,6 @@ WORKER = "reward_harness.training.worker"
 GRACE_S = 20.0
 """A step of the CPU experiments takes less; after it the checkpoint before it is the newest."""
 SHOWN_LINES = 20
-SEARCHED_LINES = 400
 HEAP = {
     "MALLOC_MMAP_THRESHOLD_": str(32 << 30),
     "MALLOC_TRIM_THRESHOLD_": str(32 << 30),
@@ -113,12 +112,12 @@ class LocalLauncher:
                 start_new_session=True,
             )
         try:
-            follow(process.stdout or (), progress)
+            told = follow(process.stdout or (), progress)
             code = process.wait()
         finally:
             end_group(process, self.grace_s)
         if code not in (0, HACKED_EXIT):
-            raise failure(log, code, job.method)
+            raise failure(log, code, job.method, told)
         return read_result(output)
 
     def _environment(self, job: AnyJob) -> dict[str, str]:
@@ -146,13 +145,17 @@ def interpreter(job: AnyJob) -> list[str]:
     return [sys.executable, "-m", "torch.distributed.run", *several]
 
 
-def follow(lines: Iterable[bytes], progress: ProgressSink) -> None:
-    """Forward the worker's progress lines until it closes its output."""
+def follow(lines: Iterable[bytes], progress: ProgressSink) -> str | None:
+    """Forward the worker's progress lines until it closes its output; the error that it told."""
+    told: str | None = None
     for line in lines:
+        if line.startswith(ERROR_PREFIX.encode()):
+            told = str(orjson.loads(line[len(ERROR_PREFIX) :])["text"])
         if not line.startswith(PROGRESS_PREFIX.encode()):
             continue
         event: dict[str, Any] = orjson.loads(line[len(PROGRESS_PREFIX) :])
         progress(Progress(**event))
+    return told
 
 
 def end_group(process: subprocess.Popen[bytes], grace_s: float) -> None:
@@ -171,18 +174,16 @@ def end_group(process: subprocess.Popen[bytes], grace_s: float) -> None:
         process.stdout.close()
 
 
-def failure(log: Path, code: int, method: str) -> TrainingError:
-    """The worker's own error where it told one, else the end of what it wrote."""
-    with log.open(encoding="utf-8", errors="replace") as stream:
-        tail = list(deque(stream, maxlen=SEARCHED_LINES))
-    told = next((line for line in reversed(tail) if line.startswith(ERROR_PREFIX)), None)
+def failure(log: Path, code: int, method: str, told: str | None) -> TrainingError:
+    """The worker's own error where it ``told`` one, else the end of what it wrote."""
     if told is not None:
-        body = orjson.loads(told[len(ERROR_PREFIX) :])
-        return TrainingError(str(body["text"]), where=f"{method} worker, {log}")
+        return TrainingError(told, where=f"{method} worker, {log}")
+    with log.open(encoding="utf-8", errors="replace") as stream:
+        tail = list(deque(stream, maxlen=SHOWN_LINES))
     return TrainingError(
         f"the {method} worker ended with exit code {code}",
         where=str(log),
-        got="".join(tail[-SHOWN_LINES:]).strip() or "no output",
+        got="".join(tail).strip() or "no output",
         fix="Start the stage again: it continues from its last checkpoint.",
     )
 

@@ -55,6 +55,11 @@ class ResumeFolder:
             shutil.rmtree(folder)
         return None
 
+    def torn(self) -> Path | None:
+        """The newest checkpoint if its writing did not end."""
+        newest = self.checkpoint(steps[-1]) if (steps := self.steps()) else None
+        return newest if newest and not (newest / MARKER).exists() else None
+
     def save(self, step: int, write: Callable[[Path], None]) -> None:
         """Make the checkpoint of ``step``: ``write`` fills a folder, which is then sealed."""
         folder = self.checkpoint(step)

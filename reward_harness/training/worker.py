@@ -4,9 +4,10 @@
 
 writes ``model/``, ``metrics.jsonl`` (one row a step, no times), ``job.json`` and, under ``log/``,
 ``timing.jsonl`` and ``result.json``. Progress goes to standard output as lines that start with
-``@progress`` and hold one JSON event; a failure's last line on standard error is ``@error`` with
-the error's kind and text. SIGTERM saves a checkpoint after the running step; when the launcher
-(process ``HARNESS_LAUNCHER_PID``) dies, the worker stops likewise.
+``@progress`` and hold one JSON event; a failure's last line there is ``@error`` with the error's
+kind and text (standard error goes to a file, on a disk that may be full). SIGTERM saves a
+checkpoint after the running step; when the launcher (process ``HARNESS_LAUNCHER_PID``) dies, the
+worker stops likewise.
 """
 
 from __future__ import annotations
@@ -34,7 +35,7 @@ from reward_harness.training.job import RESULT_FILE, RewardRef, TrainResult, rea
 
 if TYPE_CHECKING:
     from reward_harness.rewards.base import BaseRM
-    from reward_harness.training.context import AnyJob, MethodResult, StopRequest
+    from reward_harness.training.context import AnyJob, MethodResult, StopRequest, TrainContext
 
 METHODS: Mapping[str, str] = {
     "sft": "reward_harness.training.sft",
@@ -72,6 +73,7 @@ def run_job(
     from reward_harness.models.silence import quiet_libraries
     from reward_harness.scaling.memory import resolve_device
     from reward_harness.training.context import StopRequest, TrainContext
+    from reward_harness.training.disk import room_for_job
     from reward_harness.training.resume import ResumeFolder
 
     quiet_libraries()
@@ -91,13 +93,14 @@ def run_job(
     method: Any = importlib.import_module(METHODS[job.method])
     try:
         first = rank() == 0  # the others work beside it on the same folder
-        with context.resume.held() if context.resume and first else nullcontext():
+        held = context.resume.held() if context.resume and first else nullcontext()
+        with held, room_for_job(job, output, context.resume):
             found: MethodResult = method.train(job, context)
+            return _report(job, context, found, time.monotonic() - started)
     finally:
         torch.set_num_threads(threads)
         if opened is not None:
             opened.close()
-    return _report(job, output, found, context.device, time.monotonic() - started)
 
 
 def open_reward(job: AnyJob) -> BaseRM | None:
@@ -134,25 +137,23 @@ def open_reference(reference: RewardRef) -> BaseRM:
     return opened
 
 
-def _report(
-    job: AnyJob, output: Path, found: MethodResult, device: str, seconds: float
-) -> TrainResult:
+def _report(job: AnyJob, context: TrainContext, found: MethodResult, seconds: float) -> TrainResult:
     from reward_harness.training.context import write_rows
 
-    write_rows(output / "metrics.jsonl", found.rows)
+    write_rows(context.output / "metrics.jsonl", found.rows, context.resume)
     result = TrainResult(
         method=job.method,
         steps=len(found.rows),
         metrics=dict(found.metrics),
         counts={name: value for name, value in found.card.items() if isinstance(value, int)},
-        device=device,
+        device=context.device,
         seconds=round(seconds, 3),
         peak_memory_bytes=peak_memory_bytes(),
         tokens_per_second=found.tokens_per_second,
         resumed_from=found.resumed_from,
         hacking=found.hacking,
     )
-    (output / RESULT_FILE).write_text(result.model_dump_json(indent=1), encoding="utf-8")
+    (context.output / RESULT_FILE).write_text(result.model_dump_json(indent=1), encoding="utf-8")
     return result
 
 
@@ -227,7 +228,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         result = run_job(read_job(options.job), output, tell_nobody if rank() else tell, stop=stop)
     except HarnessError as error:
         body = {"kind": type(error).__name__, "text": str(error)}
-        sys.stderr.write(ERROR_PREFIX + orjson.dumps(body).decode() + "\n")
+        sys.stdout.write(ERROR_PREFIX + orjson.dumps(body).decode() + "\n")
         return STOPPED_EXIT if stop.requested else error.exit_code
     if result.hacking and result.hacking.stopped:
         return HACKED_EXIT

@@ -59,6 +59,20 @@ def workload_of(job: AnyJob) -> Workload:
     )
 
 
+def checkpoint_bytes(job: AnyJob) -> int:
+    """About what one resumable checkpoint takes: trained weights and Adam's two moments in float32;
+    a reward model's whole state beside its moments.
+    """
+    load = workload_of(job)
+    weights = load.parameters if isinstance(job.settings, RewardOptim) else load.trained
+    return 4 * weights + 8 * load.trained
+
+
+def model_bytes(job: AnyJob) -> int:
+    """About what the published model takes in float32."""
+    return 4 * workload_of(job).parameters
+
+
 def tensor_shapes(folder: Path) -> dict[str, list[int]]:
     """Names and shapes of all tensors in the folder's safetensors files."""
     from safetensors import safe_open
