@@ -25,8 +25,8 @@ class Sample(Protocol):
     def width(self) -> int: ...
 
 
-def batches(samples: Sequence[Sample], size: int, total: int, seed: int) -> Iterator[list[int]]:
-    """``total`` batches of ``size`` samples in seeded, length-grouped order.
+def batches(lengths: Sequence[int], size: int, total: int | None, seed: int) -> Iterator[list[int]]:
+    """``total`` batches (None: endless) of ``size`` samples in seeded, length-grouped order.
 
     Each epoch is a permutation, cut into runs of ``SORTED_BATCHES`` batches that are sorted by
     length inside; the batches of an epoch then come in random order.
@@ -34,12 +34,12 @@ def batches(samples: Sequence[Sample], size: int, total: int, seed: int) -> Iter
     made, epoch = 0, 0
     while True:
         generator = torch.Generator().manual_seed(derive_seed(seed, "bt", "epoch", epoch))
-        order = torch.randperm(len(samples), generator=generator).tolist()
+        order = torch.randperm(len(lengths), generator=generator).tolist()
         run = size * SORTED_BATCHES
         grouped = [
             index
             for start in range(0, len(order), run)
-            for index in sorted(order[start : start + run], key=lambda i: samples[i].length)
+            for index in sorted(order[start : start + run], key=lengths.__getitem__)
         ]
         cut = [grouped[start : start + size] for start in range(0, len(grouped), size)]
         for index in torch.randperm(len(cut), generator=generator).tolist():

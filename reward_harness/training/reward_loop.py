@@ -94,7 +94,8 @@ class RewardRun(Generic[S]):
         self.model, self.samples, self.objective = model, samples, objective
         self.settings, self.seed, self.mixed = settings, seed, mixed
         self.total = steps_of(settings, len(samples))
-        self.order = list(batches(samples, settings.batch_size, self.total, seed))
+        lengths = [sample.length for sample in samples]
+        self.order = list(batches(lengths, settings.batch_size, self.total, seed))
         self.rows: list[dict[str, float]] = []
         self.last_tokens = 0
         self.optimizer = torch.optim.AdamW(_groups(model, settings), weight_decay=0.0)

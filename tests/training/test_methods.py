@@ -246,11 +246,12 @@ def test_batches_hold_pairs_of_like_length_and_every_pair_once_an_epoch(jobs):
     pairs = read_records(Path(jobs.bt().train.path), PreferencePair)
     model = RewardModel.from_backbone(Path(jobs.bt().model.path), max_length=64)
     encoded = [encode_pair(model, pair) for pair in pairs]
-    found = list(batches(encoded, 2, 8, seed=1))
+    lengths = [pair.length for pair in encoded]
+    found = list(batches(lengths, 2, 8, seed=1))
     assert sorted(i for batch in found[:4] for i in batch) == list(range(8))
     assert sorted(i for batch in found[4:] for i in batch) == list(range(8))
-    assert found == list(batches(encoded, 2, 8, seed=1)) != list(batches(encoded, 2, 8, seed=2))
-    by_length = sorted(pair.length for pair in encoded)
+    assert found == list(batches(lengths, 2, 8, seed=1)) != list(batches(lengths, 2, 8, seed=2))
+    by_length = sorted(lengths)
     spread = [abs(encoded[a].length - encoded[b].length) for a, b in found]
     assert max(spread) <= by_length[-1] - by_length[0]
     assert sum(spread) <= 2 * (by_length[-1] - by_length[0])
@@ -295,9 +296,8 @@ def test_a_loss_that_is_not_finite_stops_and_keeps_the_last_good_checkpoint(
     job = getattr(jobs, method)(max_steps=8)
     job = job.model_copy(update={"resume_root": str(tmp_path / "resume")})
     calls = {"n": 0}
-    from trl.trainer.sft_trainer import SFTTrainer
-
     from reward_harness.training import reward_model
+    from reward_harness.training.sft import ResponseSFTTrainer
 
     def poisoned(original):
         def compute(*args, **kwargs):
@@ -307,7 +307,9 @@ def test_a_loss_that_is_not_finite_stops_and_keeps_the_last_good_checkpoint(
 
         return compute
 
-    monkeypatch.setattr(SFTTrainer, "compute_loss", poisoned(SFTTrainer.compute_loss))
+    monkeypatch.setattr(
+        ResponseSFTTrainer, "compute_loss", poisoned(ResponseSFTTrainer.compute_loss)
+    )
     monkeypatch.setattr(
         reward_model, "bradley_terry_loss", poisoned(reward_model.bradley_terry_loss)
     )
