@@ -90,7 +90,7 @@ def keep_layers(source: Path, folder: Path, layers: int) -> None:
     # a decoder keeps its language-model head, so that a policy can be cut too
     decoder = any(name.endswith("ForCausalLM") for name in settings.architectures or ())
     kind = AutoModelForCausalLM if decoder else AutoModel
-    model = kind.from_pretrained(source, config=settings)
+    model: Any = kind.from_pretrained(source, config=settings)
     if hasattr(model, "pooler"):
         model.pooler = None
     model.save_pretrained(folder)
