@@ -184,6 +184,70 @@ def reliability(curves: Sequence[tuple[str, Calibration]]) -> Draw:
 RELIABILITY_SIZE = (7.2, 3.6)
 
 
+def law_curve(
+    points: Sequence[tuple[float, float]],
+    law: Callable[[np.ndarray], np.ndarray],
+    *,
+    xlabel: str,
+    ylabel: str,
+) -> Draw:
+    """Measured points and the fitted law, over sizes on a logarithmic axis."""
+
+    def draw(figure: Figure, palette: Palette) -> None:
+        axes = figure.subplots()
+        _plain(axes, palette)
+        axes.grid(axis="y", color=palette.rule, linewidth=0.8)
+        x, y = (np.array(column) for column in zip(*points, strict=True))
+        fine = np.geomspace(x.min(), x.max(), 100)
+        axes.plot(fine, law(fine), color=palette.muted, linewidth=1.4, linestyle=(0, (4, 3)))
+        axes.plot(x, y, "o", color=palette.series[0], markersize=6, alpha=0.8)
+        axes.set_xscale("log")
+        sizes = sorted(set(x.tolist()))
+        axes.set_xticks(sizes, [f"{size:,.0f}" for size in sizes])
+        axes.minorticks_off()
+        axes.set_xlabel(xlabel)
+        axes.set_ylabel(ylabel)
+
+    return draw
+
+
+def plane(
+    points: Sequence[tuple[str, Interval, Interval]],
+    front: Sequence[str],
+    *,
+    xlabel: str,
+    ylabel: str,
+) -> Draw:
+    """Named points in two measures; those on the Pareto front are filled."""
+
+    def draw(figure: Figure, palette: Palette) -> None:
+        axes = figure.subplots()
+        _plain(axes, palette)
+        axes.grid(axis="y", color=palette.rule, linewidth=0.8)
+        for name, first, second in points:
+            color = palette.series[0] if name in front else palette.muted
+            filled = color if name in front else "none"
+            axes.plot(
+                first.value, second.value, "o", color=color, markerfacecolor=filled, markersize=8
+            )
+            axes.annotate(
+                name,
+                (first.value, second.value),
+                textcoords="offset points",
+                xytext=(8, 5),
+                fontsize=9,
+                color=palette.ink,
+            )
+        axes.margins(0.18)
+        axes.set_xlabel(xlabel)
+        axes.set_ylabel(ylabel)
+
+    return draw
+
+
+PLANE_SIZE = (7.2, 3.8)
+
+
 def _plain(axes: Axes, palette: Palette) -> None:
     axes.set_facecolor("none")
     axes.spines[["top", "right", "left"]].set_visible(False)

@@ -22,6 +22,7 @@ from reward_harness.evaluation.report import (
 from reward_harness.evaluation.study import PowerLaw, StudyResults, VariantMeasure
 
 PLOTTED_ROWS = 24
+ABBREVIATIONS = frozenset({"ppo", "grpo", "dpo", "sft", "kl", "ece"})
 TONES: dict[str, Tone] = {"better": "good", "worse": "bad", "unclear": "plain"}
 
 
@@ -63,9 +64,11 @@ def study_lead(results: StudyResults) -> str:
         return f"{results.question} One seed a variant so far: nothing can be told apart."
     told = [row for row in compared if row.verdict != "unclear"]
     if not told:
+        near = min(compared, key=lambda row: row.adjusted_p or 0.0)
         return (
             f"{results.question} None of {len(compared)} comparisons with "
-            f"{results.baseline} is told apart from chance over {len(results.seeds)} seeds."
+            f"{results.baseline} is told apart from chance over {len(results.seeds)} seeds; the "
+            f"nearest is {near.variant} in {near.measure}, {_inline(near)}, adjusted p {_p(near)}."
         )
     best = min(told, key=lambda row: row.adjusted_p or 0.0)
     return (
@@ -98,14 +101,38 @@ def study_summary(results: StudyResults) -> str:
 
 def study_plot(results: StudyResults) -> tuple[plots.Draw, tuple[float, float]]:
     """The first measure of every variant."""
-    return _forest(results, _measures(results)[0])
+    measure = _measures(results)[0]
+    return _forest(results, measure) or _means(results, measure)
 
 
-def _forest(results: StudyResults, measure: str) -> tuple[plots.Draw, tuple[float, float]]:
+def _forest(results: StudyResults, measure: str) -> tuple[plots.Draw, tuple[float, float]] | None:
+    """Differences from the baseline, where there are any: paired by seed, they are much surer than
+    the means.
+    """
+    found = [row for row in results.rows if row.measure == measure and row.difference]
+    rows = [plots.Row(r.variant, r.difference) for r in found[:PLOTTED_ROWS] if r.difference]
+    if not rows:
+        return None
+    xlabel = f"{measure_title(measure)}, difference from {results.baseline}"
+    return plots.forest(rows, xlabel=xlabel, reference=0.0), plots.forest_size(rows)
+
+
+def _means(results: StudyResults, measure: str) -> tuple[plots.Draw, tuple[float, float]]:
     found = [row for row in results.rows if row.measure == measure][:PLOTTED_ROWS]
     rows = [plots.Row(row.variant, row.over_seeds) for row in found]
     base = next((r.over_seeds.value for r in found if r.variant == results.baseline), 0.0)
-    return plots.forest(rows, xlabel=measure, reference=base), plots.forest_size(rows)
+    draw = plots.forest(rows, xlabel=measure_title(measure), reference=base)
+    return draw, plots.forest_size(rows)
+
+
+def measure_title(measure: str) -> str:
+    """``policy_report.ppo_kl|grpo_kl`` in words: ``PPO KL or GRPO KL``."""
+    names = measure.partition(".")[2].split("|")
+    text = " or ".join(
+        " ".join(word.upper() if word in ABBREVIATIONS else word for word in name.split("_"))
+        for name in names
+    )
+    return text[0].upper() + text[1:]
 
 
 def _measures(results: StudyResults) -> list[str]:
@@ -131,13 +158,13 @@ def _measure_section(results: StudyResults, measure: str) -> Section:
         ]
         for row in rows
     ]
-    draw, size = _forest(results, measure)
-    picture = Figure(
-        plots.render_svg(draw, size),
-        f"{measure}, mean over seeds; the dashed line is {results.baseline}.",
-        f"Forest plot of {measure} by variant.",
-    )
-    return Section(measure, _direction(rows[0]), [Table(columns, cells), picture])
+    intro = f"{measure}. {_direction(rows[0])}"
+    blocks: list[Table | Figure] = [Table(columns, cells)]
+    if (differences := _forest(results, measure)) is not None:
+        caption = f"Difference from {results.baseline}, paired by seed, with its 95 % interval."
+        alternative = f"Forest plot of {measure} by variant."
+        blocks.append(Figure(plots.render_svg(*differences), caption, alternative))
+    return Section(measure_title(measure), intro, blocks)
 
 
 def _curve_sections(results: StudyResults) -> list[Section]:
@@ -148,7 +175,18 @@ def _curve_sections(results: StudyResults) -> list[Section]:
     rows: list[list[Cell]] = [
         [shown(x, "number"), shown(y, "number")] for x, y in sorted(law.points)
     ]
-    return [Section("Power law", _law(law), [Table(columns, rows)])]
+    draw = plots.law_curve(
+        law.points,
+        lambda x: law.floor + law.scale * x**-law.exponent.value,
+        xlabel=law.x,
+        ylabel=measure_title(law.measure),
+    )
+    picture = Figure(
+        plots.render_svg(draw, plots.PLANE_SIZE),
+        "Each point is one member; the dashed line is the law.",
+        f"{law.measure} over {law.x}.",
+    )
+    return [Section("Power law", _law(law), [picture, Table(columns, rows)])]
 
 
 def _front_sections(results: StudyResults) -> list[Section]:
@@ -168,7 +206,20 @@ def _front_sections(results: StudyResults) -> list[Section]:
     ]
     columns = [Column("variant"), Column(first), Column(second), Column("Pareto")]
     intro = "No other variant is at least as good in both and better in one."
-    return [Section("Pareto front", intro, [Table(columns, rows)])]
+    points = [
+        (variant, at[variant, first], at[variant, second])
+        for variant in results.variants
+        if (variant, first) in at and (variant, second) in at
+    ]
+    draw = plots.plane(
+        points, results.front, xlabel=measure_title(first), ylabel=measure_title(second)
+    )
+    picture = Figure(
+        plots.render_svg(draw, plots.PLANE_SIZE),
+        "Means over seeds; filled: on the front.",
+        f"{first} against {second}.",
+    )
+    return [Section("Pareto front", intro, [picture, Table(columns, rows)])]
 
 
 def _steps(results: StudyResults) -> list[NextStep]:

@@ -24,7 +24,7 @@ from reward_harness.studies import StudySpec, expand
 from reward_harness.workspace import Workspace
 
 STAGE = "study_report"
-CODE_VERSION = "1"
+CODE_VERSION = "2"
 
 
 def make_study_report(

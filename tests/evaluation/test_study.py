@@ -17,7 +17,13 @@ from reward_harness.evaluation.study import (
     power_law,
     study_results,
 )
-from reward_harness.evaluation.study_page import study_page, study_summary
+from reward_harness.evaluation.report import Figure
+from reward_harness.evaluation.study_page import (
+    measure_title,
+    study_lead,
+    study_page,
+    study_summary,
+)
 from reward_harness.manifest import Code, Metric, Outcome
 from reward_harness.stages.study_report import make_study_report
 from reward_harness.store import ArtifactStore, Recipe
@@ -158,3 +164,41 @@ def test_report_is_made_from_the_store_and_reused(workspace: Workspace) -> None:
     assert "learning-rate-2" in study_summary(results)
     assert "Pareto front" in artifact.file("report.html").read_text()
     assert len(artifact.manifest.inputs) == 6
+
+
+def figures(study: StudySpec, values: dict[str, list[float]]) -> dict[str, list[str]]:
+    page = study_page(study_results(study, expand(study), metrics_of(study, values)), [])
+    return {
+        section.title: [block.svg for block in section.blocks if isinstance(block, Figure)]
+        for section in page.sections
+    }
+
+
+def test_the_page_draws_differences_the_law_and_the_front() -> None:
+    study = STUDY.model_copy(
+        update={
+            "grid": {"policy.ppo.learning_rate": [1, 2, 4, 8]},
+            "curve": Curve(x="policy.ppo.learning_rate", measure=MEASURE),
+            "front": Front(first=MEASURE, second=MEASURE),
+        }
+    )
+    values = {
+        f"learning-rate-{x}": [0.1 + 1 / x + s for s in (0, 0.01, 0.02)] for x in (1, 2, 4, 8)
+    }
+    drawn = figures(study, values)
+    assert [len(found) for found in drawn.values()] == [1, 1, 1]
+    assert list(drawn) == ["Reward", "Power law", "Pareto front"]
+    assert "difference from learning-rate-1" in drawn["Reward"][0]
+    assert "policy.ppo.learning_rate" in drawn["Power law"][0]
+    assert figures(STUDY, {"learning-rate-1": [1, 2, 3]})["Reward"] == []
+
+
+def test_the_lead_names_what_came_nearest_where_nothing_is_told_apart() -> None:
+    values = {"learning-rate-1": [0.1, 0.5, 0.9], "learning-rate-2": [0.3, 0.4, 1.0]}
+    lead = study_lead(study_results(STUDY, expand(STUDY), metrics_of(STUDY, values)))
+    assert "the nearest is learning-rate-2 in policy_report.reward, +0.0667" in lead
+
+
+def test_measures_are_titled_in_words() -> None:
+    assert measure_title("policy_report.ppo_kl|grpo_kl") == "PPO KL or GRPO KL"
+    assert measure_title("bt_reward_model.heldout_loss") == "Heldout loss"
