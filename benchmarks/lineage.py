@@ -4,8 +4,9 @@
 
 The project is generated: manifests and publications as the store writes them (a tenth of the
 experiments share their datasets, a third published everything twice), with tiny files behind them.
-Each command is the median wall time of whole processes with the ledger built, beside the floor, an
-interpreter that imports duckdb; *refresh* is the first question after one new publication.
+Each command is the median of whole processes with the ledger built, by the clock and in processor
+seconds, beside the floor, an interpreter that imports duckdb; *refresh* is the first question after
+one new publication. Processor seconds are what a busy machine leaves comparable.
 """
 
 from __future__ import annotations
@@ -17,9 +18,11 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from resource import RUSAGE_CHILDREN, getrusage
 
 import numpy as np
 
@@ -161,9 +164,27 @@ def dataset_digest(root: Path) -> str:
     return json.loads(path.read_text().splitlines()[-1])["digest"]
 
 
-def seconds(arguments: list[str], root: Path) -> float:
-    """Wall time of one Python process, which must succeed (1 says that regressions were found)."""
-    start = time.perf_counter()
+@dataclass(frozen=True, slots=True)
+class Took:
+    """What one process took."""
+
+    clock_s: float
+    processor_s: float
+
+
+def medians(found: Iterable[Took]) -> dict[str, float]:
+    """Of clock and processor."""
+    clock, processor = zip(*((t.clock_s, t.processor_s) for t in found), strict=True)
+    return {
+        "clock_s": round(statistics.median(clock), 2),
+        "fastest_clock_s": round(min(clock), 2),
+        "processor_s": round(statistics.median(processor), 2),
+    }
+
+
+def timed(arguments: list[str], root: Path) -> Took:
+    """One Python process, which must succeed (1 says that regressions were found)."""
+    start, before = time.perf_counter(), getrusage(RUSAGE_CHILDREN)
     done = subprocess.run(
         [sys.executable, *arguments],
         cwd=REPOSITORY,
@@ -173,34 +194,35 @@ def seconds(arguments: list[str], root: Path) -> float:
     )
     if done.returncode not in (0, 1) or "Traceback" in done.stderr:
         raise RuntimeError(done.stderr)
-    return time.perf_counter() - start
+    after = getrusage(RUSAGE_CHILDREN)
+    used = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+    return Took(time.perf_counter() - start, used)
 
 
 def measure(root: Path, experiments: int) -> dict[str, object]:
     """Generate, build the ledger, and ask everything in rounds."""
     generate(root, experiments)
     harness = ["-m", "reward_harness.cli", "lineage"]
-    rebuild = seconds([*harness, "rebuild"], root)
+    rebuild = timed([*harness, "rebuild"], root)
     asked = {name: [*harness, *words] for name, words in commands(root).items()}
     asked["python_and_duckdb"] = ["-c", "import duckdb"]
-    times: dict[str, list[float]] = {name: [] for name in asked}
-    refreshes: list[float] = []
+    times: dict[str, list[Took]] = {name: [] for name in asked}
+    refreshes: list[Took] = []
     for turn in range(ROUNDS):
         for name, arguments in asked.items():
-            times[name].append(seconds(arguments, root))
+            times[name].append(timed(arguments, root))
         folder = root / "data/runs" / EDITED / "rl_prompts"
         at = BEGIN + timedelta(days=99 + turn)
         publish(folder, EDITED, "rl_prompts", {}, f"again {turn}", at)
-        refreshes.append(seconds(asked["impact"], root))
+        refreshes.append(timed(asked["impact"], root))
     return {
         **machine(),
         "experiments": experiments,
         "stages_each": len(stage_names()),
         "rounds": ROUNDS,
-        "rebuild_s": round(rebuild, 2),
-        "refresh_median_s": round(statistics.median(refreshes), 2),
-        "median_s": {name: round(statistics.median(found), 2) for name, found in times.items()},
-        "fastest_s": {name: round(min(found), 2) for name, found in times.items()},
+        "rebuild": medians([rebuild]),
+        "refresh": medians(refreshes),
+        "questions": {name: medians(found) for name, found in times.items()},
     }
 
 
