@@ -59,7 +59,10 @@ def wilson(successes: int, n: int, confidence: float = CONFIDENCE) -> Interval:
     if not 0 <= successes <= n:
         raise DataError("successes outside 0..n", got=successes, expected=f"0 to {n}")
     bounds: Any = proportion_confint(successes, n, alpha=1 - confidence, method="wilson")
-    return Interval(successes / n, float(bounds[0]), float(bounds[1]), n)
+    # rounding leaves 3e-17 where the bound is 0, and as much below 1
+    low = float(bounds[0]) if successes else 0.0
+    high = float(bounds[1]) if successes < n else 1.0
+    return Interval(successes / n, low, high, n)
 
 
 def newcombe(

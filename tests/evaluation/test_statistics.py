@@ -29,6 +29,12 @@ def test_wilson_matches_the_specified_figures(successes, n, low, high):
     assert interval.n == n
 
 
+@pytest.mark.parametrize("n", [1, 7, 50, 193, 400])
+def test_wilson_of_none_begins_at_0_and_of_all_ends_at_1(n):
+    assert s.wilson(0, n).low == 0.0 < s.wilson(0, n).high < 1
+    assert s.wilson(n, n).high == 1.0 > s.wilson(n, n).low > 0
+
+
 def test_newcombe_matches_the_published_example():
     # Newcombe 1998, table II, contrast (a): 56/70 against 48/80
     interval = s.newcombe(56, 70, 48, 80)
