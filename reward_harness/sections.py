@@ -315,6 +315,9 @@ class EvaluationSection(Frozen):
     confidence: Fraction = Field(default=0.95, gt=0.5, lt=1)
 
 
+TrackerName = Literal["trackio", "tensorboard", "wandb", "mlflow"]
+
+
 class ComputeSection(Frozen):
     """Where and how precisely training runs."""
 
@@ -327,6 +330,9 @@ class ComputeSection(Frozen):
     train_dtype: Literal["float32", "bfloat16"] = "float32"
     generation_dtype: Literal["float32", "bfloat16"] = "float32"
     threads: int | None = Field(default=None, ge=1)
+    report_to: TrackerName | None = Field(
+        default=None, description="tracker that gets every training step's numbers, too"
+    )
     memory_fraction: Fraction = Field(
         default=0.9, gt=0, le=1, description="share a job may plan to use"
     )

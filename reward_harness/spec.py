@@ -64,6 +64,10 @@ SECTIONS = (
 )
 
 
+WATCHING = {"compute": ("report_to",)}
+"""Fields that change where one looks and nothing that is made: sections leave them out."""
+
+
 class ExperimentSpec(Frozen):
     """Everything that decides what an experiment computes."""
 
@@ -97,7 +101,7 @@ def _section(dump: Mapping[str, Any], name: str) -> dict[str, Any] | None:
             return {k: v for k, v in dump[parent].items() if k not in children}
         if name.startswith(f"{parent}_"):
             return dump[parent][name.removeprefix(f"{parent}_")]
-    return dump[name]
+    return {k: v for k, v in dump[name].items() if k not in WATCHING.get(name, ())}
 
 
 def check_key(key: str, where: str) -> None:

@@ -170,6 +170,7 @@ def job_fields(run: StageRun) -> dict[str, Any]:
         "seed": run.experiment.seed,
         "device": run.services.device or compute.device,
         "train_dtype": compute.train_dtype,
+        "report_to": compute.report_to,
         "threads": compute.threads,
         "processes": compute.processes if several else 1,
         "sharding": compute.sharding if several else "replicated",

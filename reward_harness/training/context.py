@@ -21,8 +21,7 @@ from reward_harness.training.disk import room_for
 from reward_harness.training.job import AnyJob as AnyJob
 from reward_harness.training.job import HackingOutcome
 from reward_harness.training.resume import ResumeFolder
-
-MetricRow = Mapping[str, float | int | str | None]
+from reward_harness.training.tracking import MetricRow, RowTracker
 
 
 @dataclass(slots=True)
@@ -75,6 +74,7 @@ class TrainContext:
     progress: ProgressSink
     stop: StopRequest
     reward: BaseRM | None = None
+    tracker: RowTracker = field(default_factory=RowTracker)
 
     @property
     def log(self) -> Path:

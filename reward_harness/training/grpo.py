@@ -10,7 +10,7 @@ every checkpoint lies on a rollout boundary, where resuming is exact.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -100,18 +100,16 @@ class GroupCallback(JobCallback):
 
     def on_log(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         super().on_log(args, state, control, **kwargs)
-        logs = kwargs["logs"]
-        if "loss" not in logs:
-            return
-        step = int(state.global_step)
-        seen = self.watch.look(step, self.reward.lengths, self.reward.scores, logs.get("kl"))
-        state.log_history[-1].update(seen)
-        if (alert := self.watch.alert) is not None:
-            self.context.alert("grpo", step, self.total, alert)
         if self.watch.stops:
             self.ended_early = True
             control.should_save = self.context.resume is not None
             control.should_training_stop = True
+
+    def also(self, step: int, logs: Mapping[str, Any]) -> Mapping[str, Any]:
+        seen = self.watch.look(step, self.reward.lengths, self.reward.scores, logs.get("kl"))
+        if (alert := self.watch.alert) is not None:
+            self.context.alert("grpo", step, self.total, alert)
+        return seen
 
 
 def train(job: GRPOJob, context: TrainContext) -> MethodResult:

@@ -84,6 +84,7 @@ def train(job: IterativeDPOJob, context: TrainContext) -> MethodResult:
         rounds.held.append(_measured(job, rounds.model, held_out, context.reward, judge))
         if rounds.rows:
             rounds.rows[-1] = {**rounds.rows[-1], **_means(rounds.held[-1])}
+        context.tracker.tell(rounds.rows)
         if context.resume and rounds.done < job.settings.rounds:
             context.resume.save(rounds.done, lambda folder: _write_state(rounds, folder))
         if context.stop.requested and rounds.done < job.settings.rounds:

@@ -25,10 +25,11 @@ from reward_harness.sections import (
     ProcessSection,
     RubricModelSection,
     SFTSection,
+    TrackerName,
 )
 
-LOCAL_FIELDS = frozenset({"path", "url", "resume_root"})
-"""Fields that hold this machine's paths and addresses."""
+LOCAL_FIELDS = frozenset({"path", "url", "resume_root", "report_to"})
+"""Fields that hold this machine's paths and addresses, or where a person watches."""
 
 RESULT_FILE = "log/result.json"
 LOCAL_JOB_FILE = "log/job.json"
@@ -77,6 +78,7 @@ class JobBase(Frozen):
     threads: int | None = None
     processes: int = Field(default=1, ge=1)
     sharding: Literal["replicated", "full_shard"] = "replicated"
+    report_to: TrackerName | None = None
     resume_root: str | None = Field(
         default=None, description="folder of resume states; null: no checkpoints"
     )

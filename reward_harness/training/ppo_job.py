@@ -38,6 +38,7 @@ def train(job: PPOJob, context: TrainContext) -> MethodResult:
         context.tell("ppo", step, total, {n: float(row[n] or 0.0) for n in SHOWN} | speed)
         if (alert := trainer.watch.alert) is not None:
             context.alert("ppo", step, total, alert)
+        context.tracker.tell(trainer.rows)
         _checkpoint(trainer, context, job, step)
     size = job.settings.batch_size
     metrics = {

@@ -261,6 +261,7 @@ def _advance(
     row = run.step(step)
     rows.append({**row, "step": len(rows) + 1, "member": number})
     speed = clock.step(len(rows), run.last_tokens)
+    context.tracker.tell(_numbered(rows, total // run.total))
     shown = {n: float(row[n]) for n in ("loss", "accuracy") if n in row}
     context.tell(method, len(rows), total, shown | speed)
 

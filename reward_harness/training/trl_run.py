@@ -9,7 +9,7 @@ rows come from the trainer's state, which a resumed run carries on, so that they
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -100,6 +100,12 @@ class JobCallback(TrainerCallback):
         self.tokens = seen
         shown = {name: float(logs[name]) for name in SHOWN if name in logs}
         self.context.tell(self.method, step, self.total, shown | speed)
+        state.log_history[-1].update(self.also(step, logs))
+        self.context.tracker.tell(history_rows(state.log_history))
+
+    def also(self, step: int, logs: Mapping[str, Any]) -> Mapping[str, Any]:
+        """What a method adds to the step's row."""
+        return {}
 
     def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         if self.context.resume is not None:
@@ -126,8 +132,13 @@ def run_trainer(trainer: Any, callback: JobCallback, context: TrainContext) -> i
 
 def metric_rows(trainer: Any) -> list[MetricRow]:
     """One row a step from the trainer's history, without times."""
+    return history_rows(trainer.state.log_history)
+
+
+def history_rows(history: Sequence[Mapping[str, Any]]) -> list[MetricRow]:
+    """The rows of transformers' ``log_history``."""
     rows: list[MetricRow] = []
-    for logged in trainer.state.log_history:
+    for logged in history:
         if "loss" not in logged:
             continue
         kept = {k: _plain(v) for k, v in logged.items() if not any(n in k for n in NOISE)}

@@ -75,10 +75,13 @@ def run_job(
     from reward_harness.training.context import StopRequest, TrainContext
     from reward_harness.training.disk import room_for_job
     from reward_harness.training.resume import ResumeFolder
+    from reward_harness.training.tracking import RowTracker, open_tracker
 
     quiet_libraries()
     started = time.monotonic()
     write_job(job, output)
+    first = rank() == 0  # the others work beside it on the same folder
+    tracker = open_tracker(job, output) if first else RowTracker()
     threads = torch.get_num_threads()
     torch.set_num_threads(job.threads or threads)
     opened = open_reward(job) if reward is None else None
@@ -89,15 +92,16 @@ def run_job(
         progress=progress,
         stop=stop or StopRequest(),
         reward=reward or opened,
+        tracker=tracker,
     )
     method: Any = importlib.import_module(METHODS[job.method])
     try:
-        first = rank() == 0  # the others work beside it on the same folder
         held = context.resume.held() if context.resume and first else nullcontext()
         with held, room_for_job(job, output, context.resume):
             found: MethodResult = method.train(job, context)
             return _report(job, context, found, time.monotonic() - started)
     finally:
+        tracker.close()
         torch.set_num_threads(threads)
         if opened is not None:
             opened.close()
