@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,9 @@ from benchmarks.learning_jobs import SEEDS, pooled, rng, shown, trained
 from reward_harness.data.files import read_records
 from reward_harness.data.records import PreferencePair, RLPrompt, prompt_key
 from reward_harness.evaluation.statistics import cluster_bootstrap_mean, paired_bootstrap_difference
+from reward_harness.hashing import digest_json
 from reward_harness.models.embedded import load_policy_folder
+from reward_harness.models.folders import model_digest
 from reward_harness.models.generation import Generated, generate, response_logprobs
 from reward_harness.rewards.base import BaseRM, Scored, conversation_of
 from reward_harness.rewards.load import load_rm
@@ -21,7 +24,7 @@ from reward_harness.spec import read_experiment
 from reward_harness.stages.make import make
 from reward_harness.workspace import Workspace
 
-SAMPLES, NEW_TOKENS, TEMPERATURE, BATCH = 8, 40, 0.7, 40
+SAMPLING = SAMPLES, NEW_TOKENS, TEMPERATURE, BATCH = 8, 40, 0.7, 40
 BEFORE_RL = ("preference_pairs", "rl_prompts", "sft_examples", "sft_checkpoint")
 Keep = Callable[[str, dict[str, Any]], None]
 Values = npt.NDArray[np.float64]
@@ -33,13 +36,13 @@ def measure_sums(workspace: Workspace, keep: Keep) -> None:
     made = {n: make(workspace, spec, n)[0] for n in (*BEFORE_RL, "rm_artifact", "rm_deployment")}
     test = read_records(made["rl_prompts"].file("test.jsonl"), RLPrompt)
     reward = load_rm(made["rm_artifact"].path)
-    before, row = _answered(made["sft_checkpoint"].folder("model"), test, reward)
+    before, row = _answered(made["sft_checkpoint"].folder("model"), test, reward, workspace.cache)
     keep("start", row | {"sums": len(test), "samples": SAMPLES, "temperature": TEMPERATURE})
     gains: dict[str, list[Values]] = {"grpo": [], "ppo": []}
     runs = [trained(workspace, spec, f"{method}_checkpoint", SEEDS) for method in gains]
     for found in zip(*runs, strict=True):
         for method, (seed, model, seconds) in zip(gains, found, strict=True):
-            after, row = _answered(model, test, reward)
+            after, row = _answered(model, test, reward, workspace.cache)
             gains[method].append(after - before)
             gain = paired_bootstrap_difference(after, before, rng(seed))
             keep(f"{method} seed {seed}", row | {"gain": shown(gain), "train_seconds": seconds})
@@ -48,9 +51,23 @@ def measure_sums(workspace: Workspace, keep: Keep) -> None:
 
 
 def _answered(
-    model: Path, prompts: Sequence[RLPrompt], reward: BaseRM
+    model: Path, prompts: Sequence[RLPrompt], reward: BaseRM, cache: Path
 ) -> tuple[Values, dict[str, Any]]:
-    """Share of right samples of each prompt, and what to keep of them all."""
+    """Share of right samples of each prompt, and what to keep of them all; asked once a model."""
+    asked = digest_json(
+        [model_digest(model), reward.digest, [p.prompt_id for p in prompts], *SAMPLING]
+    )
+    known = cache / "learning" / f"answers-{asked[:16]}.json"
+    if not known.is_file():
+        known.parent.mkdir(parents=True, exist_ok=True)
+        known.write_text(json.dumps(_sampled(model, prompts, reward)))
+    shares, row = json.loads(known.read_text())
+    return np.array(shares), row
+
+
+def _sampled(
+    model: Path, prompts: Sequence[RLPrompt], reward: BaseRM
+) -> tuple[list[float], dict[str, Any]]:
     turns = [[m.model_dump() for m in p.prompt] for p in prompts for _ in range(SAMPLES)]
     policy, tokenizer = load_policy_folder(model, dtype="float32", device="cpu")
     found: list[Generated] = generate(
@@ -67,7 +84,7 @@ def _answered(
     )
     right = np.array([r.value for r in results if isinstance(r, Scored)])
     shares = right.reshape(len(prompts), SAMPLES).mean(axis=1)
-    return shares, {
+    return shares.tolist(), {
         "right": round(float(shares.mean()), 3),
         "tokens": round(float(np.mean([len(one.token_ids) for one in found])), 1),
         "ended": round(float(np.mean([one.ended for one in found])), 3),

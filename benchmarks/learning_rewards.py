@@ -24,6 +24,7 @@ from reward_harness.hashing import unit_interval
 from reward_harness.manifest import Metric
 from reward_harness.models.reward_head import RewardModel
 from reward_harness.models.step_head import EncodedSteps, encode_steps, step_probabilities
+from reward_harness.rewards.cached import CachedRM
 from reward_harness.rewards.classifier import ClassifierRM
 from reward_harness.spec import read_experiment
 from reward_harness.stages.make import make
@@ -134,14 +135,20 @@ def measure_length(workspace: Workspace, keep: Keep) -> None:
     rules = length_baselines(pairs, how)
     keep("rules", {"pairs": len(pairs), "longer_wins": shown(rules.longer_wins)})
     for seed, model, seconds in trained(workspace, spec, "bt_reward_model", SEEDS):
-        scorer = Scorer("classifier", "", ClassifierRM.load(model), "")
-        found = measure_scorer(scorer, HeldOut(pairs, (), ()), how).measures.pairs
-        assert found is not None
-        row: dict[str, Any] = {
-            "accuracy": shown(found.accuracy),
-            "over_longer": shown(found.over_longer),
-            "length_controlled": found.length_controlled and shown(found.length_controlled),
-            "length_bias": found.length_bias and shown(found.length_bias),
-            "train_seconds": seconds,
-        }
-        keep(f"seed {seed}", row)
+        found = on_alpaca(model, pairs, how, workspace.cache / "learning")
+        keep(f"seed {seed}", found | {"train_seconds": seconds})
+
+
+def on_alpaca(
+    model: Path, pairs: Sequence[PreferencePair], how: Resampling, cache: Path
+) -> dict[str, Any]:
+    """A classifier's accuracies on the pairs; each response is scored once."""
+    scorer = Scorer("classifier", "Bradley-Terry", CachedRM(ClassifierRM.load(model), cache), "")
+    found = measure_scorer(scorer, HeldOut(pairs, (), ()), how).measures.pairs
+    assert found is not None
+    return {
+        "accuracy": shown(found.accuracy),
+        "over_longer": shown(found.over_longer),
+        "length_controlled": found.length_controlled and shown(found.length_controlled),
+        "length_bias": found.length_bias and shown(found.length_bias),
+    }
