@@ -54,6 +54,10 @@ def test_missing_dataset_is_told_by_the_failed_stage(
     output = launch("lost", ("sft_examples",), code=1)
     assert "✗ sft_examples" in output
     assert "no source 'no-such-source'; expected one of:" in output
+    (note,) = (workspace.dagster_home / "failures").glob("*.md")
+    assert f"what failed, and how to go on: {note}" in output
+    assert "- `datasets__sft_examples`: " in note.read_text()
+    assert "Resume: `harness experiment run lost`" in note.read_text()
 
 
 def test_mirror_that_lacks_a_file_is_told_with_both_ways_out(

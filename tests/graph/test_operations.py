@@ -100,6 +100,28 @@ def test_nothing_deployed_is_no_drift(workspace: Workspace, instance: dg.Dagster
 @pytest.mark.slow
 @pytest.mark.xdist_group("graph")
 @pytest.mark.timeout(600)
+def test_a_deployment_behind_its_reward_is_told_or_redeployed_as_the_experiment_says(
+    finished: Workspace, edit: Callable[..., None]
+) -> None:
+    def found() -> dg.SensorResult | dg.SkipReason:
+        with instance_of(finished) as opened:
+            context = dg.build_sensor_context(instance=opened, resources={"store": Store()})
+            return deployed_rubric_drift(context)
+
+    best = ArtifactStore(finished.runs).current("smoke", "best_rubric")
+    assert "every deployment serves the newest reward" in str(found().skip_message)
+    edit("smoke", lambda spec: spec["reward_model"]["gates"].update(heldout_prompts=3))
+    behind = f"serves an older reward than best_rubric {best.digest[:12]}"
+    assert found().skip_message == f"smoke: {behind}"
+    edit("smoke", lambda spec: spec["reward_model"].update(on_drift="redeploy"))
+    (request,) = found().run_requests
+    assert (request.partition_key, request.run_key) == ("smoke", f"smoke@{behind}")
+    assert request.asset_selection == [stage_key(name) for name in ("rm_artifact", "rm_deployment")]
+
+
+@pytest.mark.slow
+@pytest.mark.xdist_group("graph")
+@pytest.mark.timeout(600)
 def test_a_study_runs_its_members_and_reports(
     workspace: Workspace, harness: Callable[..., str]
 ) -> None:
