@@ -26,8 +26,8 @@ def environment() -> str:
 
 
 def resources() -> Mapping[str, dg.ConfigurableResource]:
-    """The four resources; ``smoke`` trains in the step's own process, ``cluster`` names a deployment
-    whose resources are those of ``local``.
+    """The four resources; ``smoke`` trains in the step's own process, ``cluster`` names a
+    deployment whose resources are those of ``local``.
     """
     name = environment()
     return {
