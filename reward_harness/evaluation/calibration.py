@@ -22,6 +22,7 @@ from reward_harness.manifest import Frozen
 DECILES = 10
 TEMPERATURE_RANGE = 1e3
 """The fitted T stays within this factor of the margins' own spread, on both sides."""
+FEWEST_PAIRS = 10
 LEAST_GAIN = 1e-3
 """Nats a pair by which a temperature has to beat guessing."""
 
@@ -62,14 +63,15 @@ def outcomes_of(margins: Numbers) -> Vector:
 def fit_temperature(margins: Numbers) -> float | None:
     """T that minimises the mean of −log σ(margin / T).
 
-    None if no T beats guessing (ln 2): the margins order these pairs no better than chance.
+    None if no T beats guessing (ln 2): the margins order these pairs no better than chance. None
+    too for fewer than ``FEWEST_PAIRS``, and where no pair is ordered wrongly: T would go to 0.
     """
     from scipy.optimize import minimize_scalar
 
     values = np.asarray(margins, dtype=np.float64)
-    spread = float(np.sqrt(np.mean(values**2))) if values.size else 0.0
-    if spread == 0.0:
+    if values.size < FEWEST_PAIRS or not (values < 0).any():
         return None
+    spread = float(np.sqrt(np.mean(values**2)))
 
     def loss(log_temperature: float) -> float:
         return float(np.mean(np.logaddexp(0.0, -values / np.exp(log_temperature))))

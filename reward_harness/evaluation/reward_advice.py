@@ -181,6 +181,8 @@ def _training_reasons(trace: Trace) -> list[str]:
     if trace.last is None or trace.first is None:
         return [f"it was trained for {trace.steps} steps"]
     course = f"over {trace.steps} steps its training loss went {trace.first:.3f} → {trace.last:.3f}"
+    if trace.steps == 1:
+        course = f"its training loss is {trace.last:.3f}"
     if trace.last > UNDERFIT_LOSS:
         return [f"{course} (ln 2 = 0.693 is guessing): it is undertrained"]
     if trace.last < OVERFIT_LOSS:

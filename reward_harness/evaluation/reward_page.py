@@ -205,7 +205,8 @@ def _calibration(results: RewardResults) -> Section | None:
     columns = [
         Column("reward"),
         Column(
-            "T", hint="fitted on the validation split; none helps where margins are guesses there"
+            "T",
+            hint="fitted on the validation split, unless it is too small or margins are guesses there",
         ),
         Column("calibration error"),
         Column("… at T"),
@@ -230,7 +231,7 @@ def _calibration(results: RewardResults) -> Section | None:
             plots.reliability([(r.label, p.calibration) for r, p in measured]),
             plots.RELIABILITY_SIZE,
         ),
-        "Deciles of |margin| at T (1 where none helps), with intervals. Dashed: calibrated.",
+        "Deciles of |margin| at T (1 where it is not fitted), with intervals. Dashed: calibrated.",
         "reliability diagram",
     )
     intro = (
@@ -318,7 +319,7 @@ def _bias_tone(bias: Interval) -> Tone:
 
 
 def _temperature(found: Calibration) -> str:
-    fitted = "none helps" if found.temperature is None else f"{found.temperature:.3g}"
+    fitted = "not fitted" if found.temperature is None else f"{found.temperature:.3g}"
     return f"{fitted} (n {found.temperature_n})"
 
 

@@ -115,7 +115,9 @@ def test_the_fitted_temperature_recovers_the_one_the_outcomes_were_drawn_with():
     size = draws.exponential(2.0, 4000)
     won = draws.uniform(size=4000) < 1 / (1 + np.exp(-size / 2.5))
     assert c.fit_temperature(np.where(won, size, -size)) == pytest.approx(2.5, rel=0.1)
-    assert c.fit_temperature([0.0, 0.0]) is None
+    assert c.fit_temperature([0.0] * 20) is None
+    assert c.fit_temperature([1.0] * 20) is None, "separable: T would go to 0"
+    assert c.fit_temperature([1.0, 1.0, 1.0, -0.1]) is None, "too few"
     assert c.fit_temperature(np.where(won, -size, size)) is None
 
 
