@@ -206,7 +206,7 @@ def _calibration(results: RewardResults) -> Section | None:
         Column("reward"),
         Column(
             "T",
-            hint="fitted on the validation split, unless it is too small or margins are guesses there",
+            hint="fitted on the validation split, unless that is too small or only guessed",
         ),
         Column("calibration error"),
         Column("… at T"),
