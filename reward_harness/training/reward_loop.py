@@ -98,7 +98,7 @@ class RewardRun(Generic[S]):
         self.order = list(batches(lengths, settings.batch_size, self.total, seed))
         self.rows: list[dict[str, float]] = []
         self.last_tokens = 0
-        self.optimizer = torch.optim.AdamW(_groups(model, settings), weight_decay=0.0)
+        self.optimizer = torch.optim.AdamW(_groups(model, settings), weight_decay=0.0, fused=True)
         self.rates = [float(group["lr"]) for group in self.optimizer.param_groups]
 
     def warm_start(self) -> None:

@@ -21,6 +21,7 @@ from reward_harness.data.files import read_records
 from reward_harness.data.records import PreferencePair
 from reward_harness.hashing import canonical_json, derive_seed
 from reward_harness.manifest import Metric
+from reward_harness.models.batches import length_batches, padding_on
 from reward_harness.models.reward_head import EncodedConversation, RewardModel
 from reward_harness.progress import Progress
 from reward_harness.rewards.base import conversation_of
@@ -31,6 +32,7 @@ from reward_harness.training.heldout import as_json, heldout_measures
 from reward_harness.training.job import BTJob, EnsembleJob
 from reward_harness.training.policy_model import model_card
 from reward_harness.training.reward_loop import (
+    MICRO_BATCH_TOKENS,
     RewardRun,
     Trained,
     start_model,
@@ -77,7 +79,7 @@ class BradleyTerry:
 
     def loss(self, model: RewardModel, part: Sequence[EncodedPair]) -> tuple[Tensor, Tensor]:
         rows = [pair.chosen for pair in part] + [pair.rejected for pair in part]
-        rewards = model(model.batch(rows).to(model.device)).float()
+        rewards = rewards_of(model, rows).float()
         chosen, rejected = rewards[: len(part)], rewards[len(part) :]
         loss = bradley_terry_loss(chosen, rejected, self.center)
         return loss, torch.stack([chosen, rejected], dim=1)
@@ -202,6 +204,15 @@ def encode_pair(model: RewardModel, pair: PreferencePair) -> EncodedPair:
         model.encode(conversation_of(prompt, text)) for text in (pair.chosen, pair.rejected)
     )
     return EncodedPair(chosen, rejected)
+
+
+def rewards_of(model: RewardModel, rows: Sequence[EncodedConversation]) -> Tensor:
+    """Rewards (N,) with gradient: sides of like length share a pass, whichever pair they are of."""
+    lengths = [len(row.ids) for row in rows]
+    parts = list(length_batches(lengths, MICRO_BATCH_TOKENS, padding_on(model.device)))
+    passes = [model(model.batch([rows[i] for i in part]).to(model.device)) for part in parts]
+    places = torch.tensor([index for part in parts for index in part], device=model.device)
+    return torch.cat(passes)[places.argsort()]
 
 
 def pair_scores(model: RewardModel, pairs: Sequence[PreferencePair]) -> Scores:

@@ -22,7 +22,7 @@ from reward_harness.training.dpo import encode_pairs
 from reward_harness.training.grpo import GroupReward
 from reward_harness.training.heldout import heldout_measures
 from reward_harness.training.order import batches
-from reward_harness.training.reward_model import encode_pair
+from reward_harness.training.reward_model import encode_pair, rewards_of
 from reward_harness.training.sft import labelled
 from reward_harness.training.worker import run_job
 
@@ -318,3 +318,20 @@ def test_a_loss_that_is_not_finite_stops_and_keeps_the_last_good_checkpoint(
     found = ResumeFolder(tmp_path / "resume" / job.digest).newest()
     assert found is not None and found[0] in (2, 4)
     assert not (tmp_path / "out" / "model").exists()
+
+
+def test_passes_by_length_give_the_rewards_and_gradients_of_one_pass(jobs):
+    model = RewardModel.from_backbone(Path(jobs.bt().model.path), max_length=64)
+    torch.manual_seed(0)
+    torch.nn.init.normal_(model.head.weight)
+    texts = ["a", "people use water " * 9, "two words", "people use water every day " * 5]
+    rows = [model.encode([{"role": "user", "content": "q"}, answer(text)]) for text in texts]
+    grouped = rewards_of(model, rows)
+    one = model(model.batch(rows))
+    torch.testing.assert_close(grouped, one, rtol=1e-5, atol=1e-6)
+    found = [torch.autograd.grad(r.square().sum(), model.head.weight)[0] for r in (grouped, one)]
+    torch.testing.assert_close(found[0], found[1], rtol=1e-4, atol=1e-5)
+
+
+def answer(text: str) -> dict[str, str]:
+    return {"role": "assistant", "content": text}
