@@ -23,6 +23,7 @@ from reward_harness.store import ArtifactStore
 from reward_harness.workspace import Workspace
 from tests.graph.doc_commands import (
     ASSIGNMENT,
+    PAGES,
     REPOSITORY,
     Command,
     documented,
@@ -140,6 +141,21 @@ def test_every_reason_not_to_run_is_needed(project: Workspace) -> None:
     idle = [which for which in NOT_RUN if not any(re.match(which, c.text) for c in commands)]
     assert idle == []
     assert sum(reason(command) is None for command in commands) > len(commands) / 2
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_links_of_a_page_lead_to_pages_and_headings_that_exist(page: Path) -> None:
+    for link in re.findall(r"\]\((?!https?:)([^)]+)\)", page.read_text()):
+        name, _, heading = link.partition("#")
+        target = page.parent / name if name else page
+        assert target.exists(), link
+        assert not heading or heading in anchors(target.read_text()), link
+
+
+def anchors(text: str) -> set[str]:
+    """What the headings of a page are called in links."""
+    headings = re.findall(r"^#+ (.*)$", text, re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
 
 
 @pytest.mark.parametrize(
