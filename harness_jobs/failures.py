@@ -27,7 +27,7 @@ def write_failure_note(
         "",
         *(causes or [message or "no step failed: the run itself did"]),
         "",
-        f"Resume: `harness experiment run {key}`" if key else "Launch the job again.",
+        resume(run.job_name, key),
         "",
         "Last log lines:",
         "```",
@@ -38,6 +38,14 @@ def write_failure_note(
     path.parent.mkdir(parents=True, exist_ok=True)
     write_atomically(path, "\n".join(note).encode())
     return path
+
+
+def resume(job: str, key: str) -> str:
+    """The command that goes on, of the job for one experiment or study."""
+    if not key:
+        return "Launch the job again."
+    command = "harness study report" if job == "report_study" else "harness experiment run"
+    return f"Resume: `{command} {key}`"
 
 
 def is_failure(entry: dg.EventLogEntry) -> bool:
