@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Iterator
-from typing import Literal, cast
+from typing import Literal
 
 from pydantic import ValidationError
 
@@ -157,27 +157,32 @@ def mistake_example(row: MistakeRow, example_id: str, source: str) -> StepwiseEx
 
 def planted_examples(row: GSM8KRow, example_id: str, source: str) -> list[StepwiseExample]:
     """The worked solution, all right, and the same with one planted mistake where
-    ``data.perturbation`` is certain of it; the answer is the last step of both.
+    ``data.perturbation`` is certain of it.
 
-    Of the wrong one, the slipped step and the answer are wrong, and steps that compute rightly with
-    the wrong number are neutral.
+    The slipped step is wrong, and steps that compute rightly with its number are neutral. The line
+    ``#### N`` is left out: a step of its own kind that is wrong in every wrong solution would teach
+    a model to know it by its looks.
     """
     answer = gsm8k_answer(row.answer)
     told = row.answer[: row.answer.rindex("####")]
     lines = [line for line in told.splitlines() if line.strip()]
-    right = [*map(without_marks, lines), f"#### {answer}"]
-    found = [(f"{example_id}-right", right, cast("list[Label]", [1] * len(right)))]
+    right: list[Label] = [1] * len(lines)
+    found = [("right", [without_marks(line) for line in lines], right)]
     rng = random.Random(derive_seed(0, "planted mistake", row.question))
     wrong = slipped(row.question, lines, answer, rng)
     if wrong is not None:
         labels: list[Label] = [0 if index in wrong.carried else 1 for index in range(len(lines))]
         labels[wrong.wrong] = -1
-        found.append((f"{example_id}-wrong", [*wrong.lines, f"#### {wrong.answer}"], [*labels, -1]))
+        found.append(("wrong", list(wrong.lines), labels))
     return [
         StepwiseExample(
-            example_id=name, prompt=user(row.question), steps=steps, labels=labels, source=source
+            example_id=f"{example_id}-{kind}",
+            prompt=user(row.question),
+            steps=steps,
+            labels=labels,
+            source=source,
         )
-        for name, steps, labels in found
+        for kind, steps, labels in found
     ]
 
 
