@@ -30,6 +30,7 @@ COMMANDS = {
     "search": "reward_harness.cli.search:search",
     "stage": "reward_harness.cli.artifacts:stage",
     "reproduce": "reward_harness.cli.artifacts:reproduce",
+    "export": "reward_harness.cli.artifacts:export",
     "doctor": "reward_harness.cli.doctor:doctor",
     "ui": "reward_harness.cli.ui:ui",
     "deploy": "reward_harness.cli.serving:deploy",

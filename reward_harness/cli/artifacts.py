@@ -1,4 +1,4 @@
-"""``harness stage``, ``harness reproduce``: made again."""
+"""``harness stage``, ``harness reproduce``: made again; ``harness export``: made for others."""
 
 from __future__ import annotations
 
@@ -71,6 +71,27 @@ def reproduce(
     console.print(
         f"[green]all {len(result.metrics)} metrics within their published intervals[/green]"
     )
+
+
+def export(
+    artifact: Annotated[str, typer.Argument(help="experiment/stage/digest (or a unique prefix)")],
+    to: Annotated[Path, typer.Option(help="an empty or new folder")],
+    adapter: Annotated[
+        bool, typer.Option("--adapter", help="the LoRA adapter, in PEFT's layout")
+    ] = False,
+) -> None:
+    """Copy a checkpoint in a layout that transformers, PEFT and vLLM load: a policy as it is, a
+    decoder reward model as a sequence classifier.
+    """
+    from reward_harness.models.silence import quiet_libraries
+    from reward_harness.stages.reproduce import parse_artifact_id
+    from reward_harness.store import ArtifactStore
+    from reward_harness.training.export import export_checkpoint
+
+    quiet_libraries()
+    found = ArtifactStore(Workspace.discover().runs).load(*parse_artifact_id(artifact))
+    found.verify()
+    console.print(export_checkpoint(found.path, to, adapter=adapter), soft_wrap=True)
 
 
 def _show(event: Progress) -> None:

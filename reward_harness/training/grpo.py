@@ -27,7 +27,7 @@ from reward_harness.sections import HackingSpec
 from reward_harness.training.context import MethodResult, TrainContext, start_and_end
 from reward_harness.training.hacking_watch import HackingWatch
 from reward_harness.training.job import GRPOJob
-from reward_harness.training.policy_model import load_for_training, lora_config, model_card, publish
+from reward_harness.training.policy_model import load_for_training, lora_config, publish
 from reward_harness.training.trl_run import (
     JobCallback,
     common_arguments,
@@ -142,7 +142,7 @@ def train(job: GRPOJob, context: TrainContext) -> MethodResult:
         "prompts_cut": cut,
         "reward": job.reward.digest[:16],
     }
-    publish(trainer.model, tokenizer, context.model_folder, model_card(job, card))
+    publish(trainer.model, tokenizer, job, context, card)
     return MethodResult(
         rows,
         metrics,

@@ -32,9 +32,9 @@ from reward_harness.progress import Progress
 from reward_harness.rewards.base import BaseRM, Scored, conversation_of
 from reward_harness.sections import DPOSection
 from reward_harness.training import dpo
+from reward_harness.training.card import model_card
 from reward_harness.training.context import MethodResult, MetricRow, StepClock, TrainContext
 from reward_harness.training.job import DataFile, DPOJob, IterativeDPOJob, ModelRef
-from reward_harness.training.policy_model import model_card
 from reward_harness.training.trl_run import require_records
 from reward_harness.training.worker import open_reference
 

@@ -40,6 +40,7 @@ class DataFile(Frozen):
 
     path: str
     sha256: str
+    licence: str | None = Field(default=None, description="of its sources; null: not recorded")
 
 
 class ModelRef(Frozen):
@@ -48,6 +49,7 @@ class ModelRef(Frozen):
     name: str
     path: str
     digest: str
+    licence: str | None = Field(default=None, description="of its weights; null: not known")
 
 
 class RewardRef(Frozen):

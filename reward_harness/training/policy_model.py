@@ -1,9 +1,9 @@
-"""The policy that a job trains and publishes: adapters on, adapters merged, the model card."""
+"""The policy that a job trains and publishes: adapters on, adapters saved, adapters merged."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,8 +14,11 @@ from reward_harness.errors import SpecError
 from reward_harness.models.chat import end_id, pad_id
 from reward_harness.models.embedded import load_policy_folder
 from reward_harness.sections import LoraSpec
+from reward_harness.training.card import CARD_NAME, model_card
 from reward_harness.training.context import AnyJob, TrainContext
 from reward_harness.training.distributed import sharded_tensors, whole_model
+
+ADAPTER_FOLDER = "adapter"
 
 if TYPE_CHECKING:
     from peft import LoraConfig
@@ -72,9 +75,18 @@ def merged(model: Any) -> PreTrainedModel:
 
 
 def publish(
-    model: Any, tokenizer: PreTrainedTokenizerBase, folder: Path, card: str
-) -> PreTrainedModel:
-    """Write merged model, tokenizer, generation configuration and model card; returns the model."""
+    model: Any,
+    tokenizer: PreTrainedTokenizerBase,
+    job: AnyJob,
+    context: TrainContext,
+    numbers: Mapping[str, Any],
+) -> None:
+    """Write ``model/``: merged weights, tokenizer, generation configuration and model card; beside
+    it ``adapter/`` where adapters were trained.
+    """
+    folder, card = context.model_folder, model_card(job, numbers)
+    if hasattr(model, "peft_config"):
+        save_adapter(model, job.model.name, context.output / ADAPTER_FOLDER, card)
     plain = merged(model)
     plain.generation_config = GenerationConfig(
         bos_token_id=tokenizer.bos_token_id,
@@ -84,8 +96,23 @@ def publish(
     plain.config.use_cache = True
     plain.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
-    (folder / "README.md").write_text(card, encoding="utf-8")
-    return plain
+    (folder / CARD_NAME).write_text(card, encoding="utf-8")
+
+
+def save_adapter(model: Any, base: str, folder: Path, card: str) -> None:
+    """The adapter as PEFT writes it, on the model named ``base``; the same bytes every time."""
+    model.save_pretrained(folder, save_embedding_layers=False)
+    name_base(folder, base)
+    (folder / CARD_NAME).write_text(card, encoding="utf-8")
+
+
+def name_base(adapter: Path, base: str) -> None:
+    """Have an adapter's configuration name the model, or folder, that it belongs on."""
+    path = adapter / "adapter_config.json"
+    config: dict[str, Any] = json.loads(path.read_bytes())
+    config |= {"base_model_name_or_path": base}
+    ordered = {k: sorted(v) if k == "target_modules" else v for k, v in sorted(config.items())}
+    path.write_text(json.dumps(ordered, indent=2) + "\n", encoding="utf-8")
 
 
 def publish_trained(
@@ -108,33 +135,4 @@ def publish_trained(
 
     model = whole_model(trainer, fresh)
     if model is not None:
-        publish(model, tokenizer, context.model_folder, model_card(job, card))
-
-
-def model_card(job: AnyJob, numbers: Mapping[str, Any]) -> str:
-    """A card in the hub's form: base, data, method, settings, numbers."""
-    settings = json.dumps(job.settings.model_dump(mode="json"), indent=1, sort_keys=True)
-    lines: Sequence[str] = (
-        "---",
-        "library_name: transformers",
-        f"tags: [reward-harness, {job.method}]",
-        "---",
-        f"# {job.experiment}: {job.method}",
-        "",
-        f"Trained by `{job.method}` from `{job.model.name}` (digest `{job.model.digest[:16]}`)",
-        f"on records with sha256 `{job.train.sha256[:16]}`, seed {job.seed}, {job.train_dtype}.",
-        "",
-        "| measure | value |",
-        "|---|---|",
-        *(f"| {name} | {_shown(value)} |" for name, value in sorted(numbers.items())),
-        "",
-        "```json",
-        settings,
-        "```",
-        "",
-    )
-    return "\n".join(lines)
-
-
-def _shown(value: Any) -> str:
-    return f"{value:.4g}" if isinstance(value, float) else str(value)
+        publish(model, tokenizer, job, context, card)

@@ -16,7 +16,7 @@ from reward_harness.training.context import (
     start_and_end,
 )
 from reward_harness.training.job import PPOJob
-from reward_harness.training.policy_model import load_for_training, lora_config, model_card, publish
+from reward_harness.training.policy_model import load_for_training, lora_config, publish
 from reward_harness.training.ppo import PPOTrainer
 from reward_harness.training.trl_run import require_records
 
@@ -50,7 +50,7 @@ def train(job: PPOJob, context: TrainContext) -> MethodResult:
         "prompts_cut": trainer.prompts_cut,
         "reward": job.reward.digest[:16],
     }
-    publish(trainer.models.policy, trainer.tokenizer, context.model_folder, model_card(job, card))
+    publish(trainer.models.policy, trainer.tokenizer, job, context, card)
     return MethodResult(
         trainer.rows,
         metrics,

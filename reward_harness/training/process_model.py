@@ -39,10 +39,10 @@ from reward_harness.models.step_head import (
 )
 from reward_harness.progress import Progress
 from reward_harness.training.bradley_terry import warm_head
+from reward_harness.training.card import model_card
 from reward_harness.training.context import MethodResult, TrainContext
 from reward_harness.training.heldout import as_json
 from reward_harness.training.job import ProcessJob
-from reward_harness.training.policy_model import model_card
 from reward_harness.training.reward_loop import RewardRun, start_model, train_members
 from reward_harness.training.reward_model import flattened
 

@@ -27,10 +27,10 @@ from reward_harness.progress import Progress
 from reward_harness.rewards.base import conversation_of
 from reward_harness.sections import FlywheelSection
 from reward_harness.training.bradley_terry import bradley_terry_loss, warm_head
+from reward_harness.training.card import model_card
 from reward_harness.training.context import MethodResult, TrainContext
 from reward_harness.training.heldout import as_json, heldout_measures
 from reward_harness.training.job import BTJob, EnsembleJob
-from reward_harness.training.policy_model import model_card
 from reward_harness.training.reward_loop import (
     MICRO_BATCH_TOKENS,
     RewardRun,

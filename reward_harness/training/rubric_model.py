@@ -25,10 +25,10 @@ from reward_harness.manifest import Metric
 from reward_harness.models.reward_head import EncodedConversation, RewardModel
 from reward_harness.progress import Progress
 from reward_harness.rewards.base import conversation_of
+from reward_harness.training.card import model_card
 from reward_harness.training.context import MethodResult, TrainContext
 from reward_harness.training.heldout import as_json, heldout_measures
 from reward_harness.training.job import RubricModelJob
-from reward_harness.training.policy_model import model_card
 from reward_harness.training.reward_loop import RewardRun, start_model, train_members
 from reward_harness.training.reward_model import Scores, flattened, pair_scores
 
