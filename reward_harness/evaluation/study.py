@@ -19,11 +19,11 @@ from reward_harness.errors import DataError
 from reward_harness.evaluation.ranking import pareto_front
 from reward_harness.evaluation.statistics import CONFIDENCE, Interval, benjamini_hochberg
 from reward_harness.manifest import Frozen, Metric
+from reward_harness.scaling.power_law import levelled, power_law
 from reward_harness.studies import Curve, Front, Member, StudySpec
 
 Direction = Literal["max", "min", "none"]
 FALSE_DISCOVERY_RATE = 0.05
-FEWEST_SIZES = 4
 
 
 class SeedValue(Frozen):
@@ -55,7 +55,10 @@ class VariantMeasure(Frozen):
 
 
 class PowerLaw(Frozen):
-    """``floor + scale * x**-exponent`` fitted by least squares; ``exponent`` with its interval."""
+    """``floor + scale * x**-exponent`` fitted by least squares; ``exponent`` with its interval.
+
+    ``points`` are brought to one level over seeds (``scaling.power_law.levelled``).
+    """
 
     x: str
     measure: str
@@ -157,40 +160,6 @@ def paired_p(differences: Sequence[float]) -> float:
     return float(found.pvalue)
 
 
-def power_law(
-    points: Sequence[tuple[float, float]], floor: float | None = None
-) -> tuple[float, float, Interval]:
-    """(floor, scale, exponent) of ``L(x) = floor + scale * x**-exponent`` (Kaplan et al. 2020).
-
-    ``DataError`` for fewer than four sizes with a floor to fit, or two with one given.
-    """
-    from scipy.optimize import curve_fit
-
-    sizes = sorted({x for x, _ in points})
-    needed = FEWEST_SIZES if floor is None else 2
-    if len(sizes) < needed or sizes[0] <= 0:
-        raise DataError(
-            "too few sizes for a power law", got=len(sizes), expected=f"{needed} positive sizes"
-        )
-    x, y = (np.array(column) for column in zip(*points, strict=True))
-    unit = float(np.exp(np.log(x).mean()))
-    start = [float(np.ptp(y)) or 1e-6, 0.5]
-
-    def law(x: np.ndarray, scale: float, exponent: float, low: float = floor or 0.0) -> np.ndarray:
-        return low + scale * (x / unit) ** -exponent
-
-    try:
-        found, spread = curve_fit(
-            law, x, y, p0=start if floor is not None else [*start, float(y.min())], maxfev=20_000
-        )
-    except RuntimeError as error:
-        raise DataError("the power law does not fit", got=str(error)) from error
-    half = 1.96 * float(np.sqrt(spread[1, 1]))
-    exponent = Interval(float(found[1]), float(found[1]) - half, float(found[1]) + half, len(x))
-    low = float(found[2]) if floor is None else floor
-    return low, float(found[0]) * unit ** float(found[1]), exponent
-
-
 def _rows(
     measure: str,
     members: Sequence[Member],
@@ -248,7 +217,7 @@ def _curve_of(
     """The fitted curve, or why there is none."""
     if curve is None:
         return None, ""
-    points: list[tuple[float, float]] = []
+    points: list[tuple[int, float, float]] = []
     for member in members:
         metrics = found.get(member.key, {})
         x = member.overrides.get(curve.x)
@@ -256,15 +225,16 @@ def _curve_of(
             x = metrics[curve.x].value
         y = metric_of(metrics, curve.measure)
         if x is not None and y is not None:
-            points.append((float(x), y.value))
+            points.append((member.seed, float(x), y.value))
+    level, levels = levelled(points)
     try:
-        floor, scale, exponent = power_law(points, curve.floor)
+        floor, scale, exponent = power_law(level, curve.floor, levels)
     except DataError as error:
         return None, str(error)
     law = PowerLaw(
         x=curve.x,
         measure=curve.measure,
-        points=tuple(points),
+        points=tuple(level),
         floor=floor,
         floor_fitted=curve.floor is None,
         scale=scale,

@@ -183,7 +183,7 @@ def _curve_sections(results: StudyResults) -> list[Section]:
     )
     picture = Figure(
         plots.render_svg(draw, plots.PLANE_SIZE),
-        "Each point is one member; the dashed line is the law.",
+        "Each point is one member, less its seed's level; the dashed line is the law.",
         f"{law.measure} over {law.x}.",
     )
     return [Section("Power law", _law(law), [picture, Table(columns, rows)])]

@@ -9,15 +9,14 @@ from scipy import stats
 
 from reward_harness.environment import environment_of
 from reward_harness.errors import ArtifactError, DataError
+from reward_harness.evaluation.report import Figure
 from reward_harness.evaluation.results import read_results
 from reward_harness.evaluation.study import (
     StudyResults,
     over_seeds,
     paired_p,
-    power_law,
     study_results,
 )
-from reward_harness.evaluation.report import Figure
 from reward_harness.evaluation.study_page import (
     measure_title,
     study_lead,
@@ -25,6 +24,7 @@ from reward_harness.evaluation.study_page import (
     study_summary,
 )
 from reward_harness.manifest import Code, Metric, Outcome
+from reward_harness.scaling.power_law import levelled, power_law
 from reward_harness.stages.study_report import make_study_report
 from reward_harness.store import ArtifactStore, Recipe
 from reward_harness.studies import Curve, Front, StudySpec, expand
@@ -124,6 +124,25 @@ def test_power_law_needs_four_sizes_unless_its_floor_is_given() -> None:
     with pytest.raises(DataError, match=r"too few sizes.*expected 4"):
         power_law(points)
     assert power_law(points, 1.0)[0] == 1.0
+    with pytest.raises(DataError, match="too few points"):
+        power_law(points[:2], 1.0)
+
+
+def test_a_seeds_level_is_taken_off_and_the_law_is_surer_for_it() -> None:
+    noise = {1: 0.004, 2: -0.003, 3: 0.001}
+    points = [
+        (seed, x, 0.5 + 3.0 * x**-0.5 + 0.1 * seed + noise[seed] * (1 if x in (90, 360) else -1))
+        for seed in (1, 2, 3)
+        for x in (90.0, 180.0, 360.0, 720.0)
+    ]
+    level, levels = levelled(points)
+    assert levels == 2 and sum(y for _, y in level) == pytest.approx(sum(y for *_, y in points))
+    raw = power_law([(x, y) for _, x, y in points])[2]
+    low, _, found = power_law(level, levels=levels)
+    assert found.high - found.low < (raw.high - raw.low) / 5
+    assert found.low < 0.5 < found.high and low == pytest.approx(0.7, abs=0.1)
+    torn, none = levelled(points[1:])
+    assert none == 0 and torn == [(x, y) for _, x, y in points[1:]]
 
 
 def published(workspace: Workspace, values: dict[str, list[float]]) -> None:
