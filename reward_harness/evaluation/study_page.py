@@ -161,7 +161,10 @@ def _measure_section(results: StudyResults, measure: str) -> Section:
     intro = f"{measure}. {_direction(rows[0])}"
     blocks: list[Table | Figure] = [Table(columns, cells)]
     if (differences := _forest(results, measure)) is not None:
-        caption = f"Difference from {results.baseline}, paired by seed, with its 95 % interval."
+        caption = (
+            f"Difference from {results.baseline}, paired by seed, with its own 95 % interval: that "
+            "is not corrected for the number of comparisons, p is."
+        )
         alternative = f"Forest plot of {measure} by variant."
         blocks.append(Figure(plots.render_svg(*differences), caption, alternative))
     return Section(measure_title(measure), intro, blocks)

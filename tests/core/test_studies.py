@@ -126,3 +126,12 @@ def test_every_shipped_study_has_members_that_are_experiments(name: str) -> None
     specs = [spec for _, spec in members_of(SHIPPED, study)]
     assert study.status == "available" and study.measures
     assert find_experiment(SHIPPED, specs[-1].key) == specs[-1]
+
+
+def test_the_page_of_studies_names_each_and_its_sister_for_a_gpu() -> None:
+    text = (SHIPPED.root / "docs" / "studies.md").read_text()
+    names = study_names(SHIPPED.studies)
+    for name in names:
+        plain = name.removesuffix("-gpu")
+        assert f"`{plain}`" in text, name
+        assert name in ("data-volume", "sums") or f"{plain}-gpu" in names, name
