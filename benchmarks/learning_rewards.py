@@ -22,6 +22,7 @@ from reward_harness.evaluation.reward_models import HeldOut, length_baselines, m
 from reward_harness.evaluation.scoring import Scorer
 from reward_harness.hashing import unit_interval
 from reward_harness.manifest import Metric
+from reward_harness.models.folders import model_digest
 from reward_harness.models.reward_head import RewardModel
 from reward_harness.models.step_head import EncodedSteps, encode_steps, step_probabilities
 from reward_harness.rewards.cached import CachedRM
@@ -143,7 +144,8 @@ def on_alpaca(
     model: Path, pairs: Sequence[PreferencePair], how: Resampling, cache: Path
 ) -> dict[str, Any]:
     """A classifier's accuracies on the pairs; each response is scored once."""
-    scorer = Scorer("classifier", "Bradley-Terry", CachedRM(ClassifierRM.load(model), cache), "")
+    reward = ClassifierRM.load(model)
+    scorer = Scorer("classifier", "Bradley-Terry", CachedRM(reward, cache, model_digest(model)), "")
     found = measure_scorer(scorer, HeldOut(pairs, (), ()), how).measures.pairs
     assert found is not None
     return {

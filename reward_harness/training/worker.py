@@ -171,12 +171,20 @@ def tell(event: Progress) -> None:
         "numbers": dict(event.numbers),
         "alert": event.alert,
     }
-    sys.stdout.write(PROGRESS_PREFIX + orjson.dumps(body).decode() + "\n")
-    sys.stdout.flush()
+    _say(PROGRESS_PREFIX + orjson.dumps(body).decode())
     numbers = ", ".join(f"{name} {value:.4g}" for name, value in event.numbers.items())
     level = logging.WARNING if event.alert else logging.INFO
     text = event.message or numbers
     logger.log(level, "%s step %d of %d: %s", event.stage, event.step, event.total, text)
+
+
+def _say(line: str) -> None:
+    """One line for the launcher; without one, the step that runs must still be saved."""
+    try:
+        sys.stdout.write(line + "\n")
+        sys.stdout.flush()
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def tell_nobody(event: Progress) -> None:
@@ -232,7 +240,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         result = run_job(read_job(options.job), output, tell_nobody if rank() else tell, stop=stop)
     except HarnessError as error:
         body = {"kind": type(error).__name__, "text": str(error)}
-        sys.stdout.write(ERROR_PREFIX + orjson.dumps(body).decode() + "\n")
+        _say(ERROR_PREFIX + orjson.dumps(body).decode())
         return STOPPED_EXIT if stop.requested else error.exit_code
     if result.hacking and result.hacking.stopped:
         return HACKED_EXIT
