@@ -64,6 +64,9 @@ class LoraSpec(Frozen):
     alpha: int = Field(default=32, ge=1)
     dropout: float = Field(default=0.05, ge=0, lt=1)
     targets: list[str] = Field(default_factory=lambda: ["q_proj", "k_proj", "v_proj", "o_proj"])
+    quantize: Literal["nf4"] | None = Field(
+        default=None, description="nf4: the frozen weights in 4 bits while training (policies only)"
+    )
 
 
 class RewardOptim(Frozen):
@@ -83,6 +86,12 @@ class RewardOptim(Frozen):
     max_length: int = Field(default=512, ge=8, le=512)
     weight_decay: float = 0.01
     warmup_fraction: Fraction = 0.05
+
+    @model_validator(mode="after")
+    def _backbone_is_whole(self) -> RewardOptim:
+        if self.lora is not None and self.lora.quantize is not None:
+            raise ValueError("lora.quantize is for policies: a reward model's backbone stays whole")
+        return self
 
 
 class FlywheelSection(Frozen):

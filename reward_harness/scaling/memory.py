@@ -19,6 +19,9 @@ from typing import Literal
 from reward_harness.errors import TrainingError
 
 GIB = 1 << 30
+NF4_BYTES = 0.516
+"""Four bits and twice quantised scales: .127 bits a parameter (QLoRA, arXiv 2305.14314)."""
+
 RUNTIME_BYTES = 700 * 1024**2
 """torch, transformers and TRL imported, before any model."""
 
@@ -37,6 +40,7 @@ class Workload:
     dtype: Literal["float32", "bfloat16"] = "float32"
     reference: bool = False
     checkpointing: bool = False
+    quantized: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,7 +75,8 @@ def estimate(load: Workload) -> MemoryEstimate:
     positions = load.batch * load.tokens
     per_layer, per_logit = (12, 4) if mixed else (96, 16)
     return MemoryEstimate(
-        weights=weight_bytes * load.parameters,
+        weights=weight_bytes * (load.parameters - load.quantized)
+        + round(NF4_BYTES * load.quantized),
         optimizer=(trained_bytes - weight_bytes) * load.trained,
         reference=weight_bytes * load.parameters if load.reference else 0,
         activations=(2 if load.checkpointing else per_layer)

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from transformers import GenerationConfig
+from transformers import AutoModelForCausalLM, BitsAndBytesConfig, GenerationConfig
 
 from reward_harness.errors import SpecError
 from reward_harness.models.chat import end_id, pad_id
-from reward_harness.models.embedded import load_policy_folder
+from reward_harness.models.embedded import load_policy_folder, load_tokenizer
+from reward_harness.models.folders import existing_folder
+from reward_harness.models.silence import quiet_libraries
 from reward_harness.sections import LoraSpec
 from reward_harness.training.card import CARD_NAME, model_card
 from reward_harness.training.context import AnyJob, TrainContext
@@ -28,8 +31,50 @@ if TYPE_CHECKING:
 def load_for_training(
     job: AnyJob, context: TrainContext
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
-    """The job's start model in float32 (mixed precision is autocast's affair) and its tokenizer."""
-    return load_policy_folder(Path(job.model.path), dtype="float32", device=context.device)
+    """The job's start model in float32 (mixed precision is autocast's affair) and its tokenizer;
+    with QLoRA its matrices in four bits.
+    """
+    folder, lora = Path(job.model.path), _lora(job)
+    if lora is not None and lora.quantize is not None:
+        return load_quantized(folder, job, context.device)
+    return load_policy_folder(folder, dtype="float32", device=context.device)
+
+
+def load_quantized(
+    folder: Path, job: AnyJob, device: str
+) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    """The policy with its matrices in NF4, quantised twice (QLoRA, arXiv 2305.14314)."""
+    if importlib.util.find_spec("bitsandbytes") is None:
+        raise SpecError(
+            "four-bit weights need bitsandbytes",
+            where=f"{job.experiment}: lora.quantize",
+            fix="Run `pip install bitsandbytes`, or leave the field out.",
+        )
+    if job.sharding == "full_shard" and job.processes > 1:
+        raise SpecError(
+            "four-bit weights cannot be sharded",
+            where=f"{job.experiment}: lora.quantize",
+            fix="Use sharding: replicated, or one process.",
+        )
+    quiet_libraries()
+    mixed = job.train_dtype == "bfloat16"
+    settings = BitsAndBytesConfig(
+        load_in_4bit=True,
+        bnb_4bit_quant_type="nf4",
+        bnb_4bit_use_double_quant=True,
+        bnb_4bit_compute_dtype=torch.bfloat16 if mixed else torch.float32,
+    )
+    model = AutoModelForCausalLM.from_pretrained(
+        existing_folder(folder),
+        quantization_config=settings,
+        dtype=torch.float32,
+        device_map={"": device},
+    )
+    return model.eval(), load_tokenizer(folder)
+
+
+def _lora(job: AnyJob) -> LoraSpec | None:
+    return getattr(job, "lora", None)
 
 
 def lora_config(lora: LoraSpec | None) -> LoraConfig | None:
@@ -68,8 +113,16 @@ def _peft_config(lora: LoraSpec, task: str) -> LoraConfig:
     )
 
 
-def merged(model: Any) -> PreTrainedModel:
-    """The plain model on the CPU in float32, adapters merged into its weights."""
+def merged(model: Any, job: AnyJob) -> PreTrainedModel:
+    """The plain model on the CPU in float32, adapters merged into its weights: of a quantised one
+    into the weights that it was made from.
+    """
+    if getattr(model, "is_loaded_in_4bit", False):
+        from peft import get_peft_model_state_dict, set_peft_model_state_dict
+
+        whole, _ = load_policy_folder(Path(job.model.path), dtype="float32")
+        trained, model = model, lora_adapted(whole, _lora(job) or LoraSpec())
+        set_peft_model_state_dict(model, get_peft_model_state_dict(trained))
     plain = model.merge_and_unload() if hasattr(model, "merge_and_unload") else model
     return plain.to(device=torch.device("cpu"), dtype=torch.float32)
 
@@ -87,7 +140,7 @@ def publish(
     folder, card = context.model_folder, model_card(job, numbers)
     if hasattr(model, "peft_config"):
         save_adapter(model, job.model.name, context.output / ADAPTER_FOLDER, card)
-    plain = merged(model)
+    plain = merged(model, job)
     plain.generation_config = GenerationConfig(
         bos_token_id=tokenizer.bos_token_id,
         eos_token_id=end_id(tokenizer),
@@ -130,7 +183,7 @@ def publish_trained(
 
     def fresh() -> Any:
         model, _ = load_for_training(job, context)
-        lora: LoraSpec | None = getattr(job, "lora", None)
+        lora = _lora(job)
         return model if lora is None else lora_adapted(model, lora)
 
     model = whole_model(trainer, fresh)

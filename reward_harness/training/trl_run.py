@@ -121,6 +121,9 @@ def run_trainer(trainer: Any, callback: JobCallback, context: TrainContext) -> i
     """
     resume = context.resume
     found = first_decides(resume.newest) if resume else None
+    for weight in trainer.model.parameters():
+        if weight.requires_grad:  # TRL rounds QLoRA's adapters to bf16, where small updates vanish
+            weight.data = weight.data.float()
     trainer.remove_callback(PrinterCallback)
     trainer.add_callback(callback)
     trainer.train(resume_from_checkpoint=str(found[1]) if found else None)

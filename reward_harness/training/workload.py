@@ -55,6 +55,7 @@ def workload_of(job: AnyJob) -> Workload:
         batch=batch,
         tokens=tokens,
         dtype=job.train_dtype,
+        quantized=_matrix_parameters(shapes) if lora and lora.quantize else 0,
         reference=lora is None and job.method in ("dpo", "grpo", "ppo", "iterative_dpo"),
     )
 
@@ -94,6 +95,11 @@ def lora_parameters(shapes: dict[str, list[int]], lora: LoraSpec) -> int:
         if len(shape) == 2 and name.removesuffix(".weight").rpartition(".")[2] in lora.targets
     )
     return sum(lora.r * sum(shape) for shape in targeted)
+
+
+def _matrix_parameters(shapes: dict[str, list[int]]) -> int:
+    """Parameters of the layers' matrices: those that quantisation takes."""
+    return sum(math.prod(s) for name, s in shapes.items() if len(s) == 2 and ".layers." in name)
 
 
 def _lora(job: AnyJob) -> LoraSpec | None:
