@@ -16,7 +16,7 @@ from pathlib import Path
 
 import httpx
 import pytest
-from playwright.sync_api import Browser, Page, sync_playwright
+from playwright.sync_api import Browser, Page, expect, sync_playwright
 
 from reward_harness.workspace import Workspace
 from tests.conftest import small_project
@@ -35,6 +35,8 @@ CHROMIUM_FLAGS = [
     "--disable-sync",
 ]
 START_TIMEOUT_S = 120
+SHOW_TIMEOUT_S = 60
+"""For anything to appear: much longer than it takes, unless the machine is busy."""
 TINY = ("tiny-1", "tiny-2", "tiny-3")
 """Experiments of the test's own, like `smoke` but for the seed."""
 
@@ -134,6 +136,7 @@ def browser() -> Iterator[Browser]:
     executable = shutil.which("chromium") or "/usr/bin/chromium"
     if not Path(executable).exists():
         pytest.fail("no Chromium: install it (Debian: apt-get install chromium)")
+    expect.set_options(timeout=SHOW_TIMEOUT_S * 1000)
     with sync_playwright() as playwright:
         started = playwright.chromium.launch(executable_path=executable, args=CHROMIUM_FLAGS)
         yield started
@@ -149,7 +152,7 @@ def page(browser: Browser, ui: UI) -> Iterator[Page]:
 
 def open_page(browser: Browser, ui: UI) -> Page:
     opened = browser.new_page(viewport={"width": 1600, "height": 1000}, base_url=ui.url)
-    opened.set_default_timeout(60_000)
+    opened.set_default_timeout(SHOW_TIMEOUT_S * 1000)
     return opened
 
 
