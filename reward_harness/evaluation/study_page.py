@@ -65,9 +65,10 @@ def study_lead(results: StudyResults) -> str:
     told = [row for row in compared if row.verdict != "unclear"]
     if not told:
         near = min(compared, key=lambda row: row.adjusted_p or 0.0)
+        seeds = max(row.over_seeds.n or 0 for row in compared)
         return (
             f"{results.question} None of {len(compared)} comparisons with "
-            f"{results.baseline} is told apart from chance over {len(results.seeds)} seeds; the "
+            f"{results.baseline} is told apart from chance over {seeds} seeds; the "
             f"nearest is {near.variant} in {near.measure}, {_inline(near)}, adjusted p {_p(near)}."
         )
     best = min(told, key=lambda row: row.adjusted_p or 0.0)

@@ -216,6 +216,8 @@ def test_the_lead_names_what_came_nearest_where_nothing_is_told_apart() -> None:
     values = {"learning-rate-1": [0.1, 0.5, 0.9], "learning-rate-2": [0.3, 0.4, 1.0]}
     lead = study_lead(study_results(STUDY, expand(STUDY), metrics_of(STUDY, values)))
     assert "the nearest is learning-rate-2 in policy_report.reward, +0.0667" in lead
+    two = {key: m for key, m in metrics_of(STUDY, values).items() if not key.endswith("s3")}
+    assert "over 2 seeds" in study_lead(study_results(STUDY, expand(STUDY), two))
 
 
 def test_measures_are_titled_in_words() -> None:
