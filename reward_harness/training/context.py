@@ -42,8 +42,13 @@ class StepClock:
     tokens: int = 0
     first_step: int | None = None
 
-    def step(self, step: int, tokens: int) -> dict[str, float]:
-        """Record that ``step`` is done and ``tokens`` more were seen; numbers to show."""
+    def step(
+        self, step: int, tokens: int, phases: Mapping[str, float] | None = None
+    ) -> dict[str, float]:
+        """Record that ``step`` is done and ``tokens`` more were seen; numbers to show.
+
+        ``phases`` are seconds of the step's parts.
+        """
         self.done += 1
         self.tokens += tokens
         elapsed = time.monotonic() - self.started
@@ -52,6 +57,7 @@ class StepClock:
             "elapsed_s": round(elapsed, 3),
             "tokens_per_s": round(self.tokens / elapsed, 1),
             "peak_memory_bytes": peak_memory_bytes(),
+            **{f"{name}_s": round(seconds, 3) for name, seconds in (phases or {}).items()},
         }
         with self.path.open("ab") as stream:
             stream.write(orjson.dumps(row) + b"\n")

@@ -141,13 +141,9 @@ def whole_model(trainer: Any, fresh: Callable[[], Any]) -> PreTrainedModel | Non
     return model
 
 
-def _device() -> Any:
+def _device() -> int | str:
+    """Where this process's collectives take their tensors."""
     import torch
 
-    return torch.device("cuda", torch.cuda.current_device()) if _on_gpu() else torch.device("cpu")
-
-
-def _on_gpu() -> bool:
-    import torch
-
-    return torch.distributed.get_backend() == "nccl"
+    on_gpu = torch.distributed.get_backend() == "nccl"
+    return torch.cuda.current_device() if on_gpu else "cpu"

@@ -38,14 +38,12 @@ from reward_harness.rewards.base import BaseRM, Scored, ScoreResult
 from reward_harness.sections import PPOSection
 from reward_harness.training import ppo_losses as losses
 from reward_harness.training.hacking_watch import HackingWatch
+from reward_harness.training.order import learning_rate_factor
 from reward_harness.training.ppo_policy import ActorCritic, Sample
+from reward_harness.training.workload import PPO_PASS_TOKENS
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
-
-MICRO_BATCH_TOKENS = {"cpu": 512, "cuda": 1024}
-"""Padded tokens of one pass. On a CPU 512 (less padding) took a tenth less processor time than 1024
-and less than 384 or 256: SmolLM2-135M, minibatches of 4, two runs. Not yet measured on a GPU."""
 
 UPDATE_SUMS = ("policy_loss", "value_loss", "clip_fraction", "value_clip_fraction", "kl_update")
 UPDATE_NORMS = ("policy_grad_norm", "value_grad_norm")
@@ -107,7 +105,7 @@ class PPOTrainer:
             autocast=autocast,
             value_into_trunk=value_into_trunk,
         )
-        self.pass_tokens = MICRO_BATCH_TOKENS[self.models.device.type]
+        self.pass_tokens = PPO_PASS_TOKENS[self.models.device.type]
         encoded = [encode_prompt(tokenizer, chat) for chat in prompts]
         self.prompts_cut = sum(len(ids) > config.max_prompt_tokens for ids in encoded)
         cut = [ids[-config.max_prompt_tokens :] for ids in encoded]
@@ -314,14 +312,6 @@ def response_places(mask_BT: Tensor, rows: list[int]) -> tuple[Tensor, Tensor]:
     """Row and column indices, both (N,), of the response tokens of ``rows``, row after row."""
     within, columns = mask_BT[rows].nonzero(as_tuple=True)
     return torch.tensor(rows, device=mask_BT.device)[within], columns
-
-
-def learning_rate_factor(step: int, total: int, warmup_fraction: float) -> float:
-    """Linear warm-up to 1, then a cosine that would reach 0 at ``total``; steps count from 0."""
-    warmup = math.ceil(total * warmup_fraction)
-    if step < warmup:
-        return (step + 1) / warmup
-    return 0.5 * (1 + math.cos(math.pi * (step - warmup) / max(total - warmup, 1)))
 
 
 def prompt_order(count: int, start: int, size: int, seed: int) -> list[int]:

@@ -34,7 +34,7 @@ def train(job: PPOJob, context: TrainContext) -> MethodResult:
         step = len(trainer.rows)
         check_finite(row, ("policy_loss", "value_loss", "reward_mean"), f"ppo step {step}")
         tokens = float(row["response_tokens"] or 0.0) * job.settings.batch_size
-        speed = clock.step(step, int(tokens))
+        speed = clock.step(step, int(tokens), trainer.seconds)
         context.tell("ppo", step, total, {n: float(row[n] or 0.0) for n in SHOWN} | speed)
         if (alert := trainer.watch.alert) is not None:
             context.alert("ppo", step, total, alert)

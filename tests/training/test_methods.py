@@ -194,6 +194,10 @@ def test_ppo_publishes_a_policy_that_moved(jobs, tmp_path):
     start = load_file(Path(job.model.path) / "model.safetensors")
     end = load_file(tmp_path / "model" / "model.safetensors")
     assert any(not torch.equal(start[name], end[name]) for name in start)
+    timed = [json.loads(x) for x in (tmp_path / "log/timing.jsonl").read_text().splitlines()]
+    phases = ("sample_s", "score_s", "rollout_pass_s", "update_s")
+    assert len(timed) == 3 and all(row["update_s"] > 0 for row in timed)
+    assert sum(row[name] for row in timed for name in phases) <= timed[-1]["elapsed_s"]
 
 
 def test_equal_rewards_cost_ln_2_and_known_rewards_what_they_should():

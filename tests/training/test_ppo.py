@@ -21,9 +21,9 @@ from reward_harness.models.generation import Generated, generate
 from reward_harness.rewards.base import Abstained, BaseRM, Failed, Scored
 from reward_harness.sections import PPOSection
 from reward_harness.training import ppo_losses as losses
+from reward_harness.training.order import learning_rate_factor
 from reward_harness.training.ppo import (
     PPOTrainer,
-    learning_rate_factor,
     permutation,
     prompt_order,
 )
