@@ -34,7 +34,10 @@ from benchmarks.training_tasks import ROOT, THREADS, TaskFiles
 RESULTS = Path(__file__).with_name("results") / "training.json"
 PPO_TRL = "1.12.0"
 PARAMETERS = 134_515_008
-FLOPS_A_TOKEN = {"sft": 4 * PARAMETERS, "rm": 6 * PARAMETERS}
+EMBEDDING = 49_152 * 576
+"""Of them; multiplied as the language model's head only, which a reward model has not."""
+
+FLOPS_A_TOKEN = {"sft": 4 * PARAMETERS, "rm": 6 * (PARAMETERS - EMBEDDING)}
 COPIES = {
     "ours": "policy (its reference is the adapter off), reward",
     "trl": "policy, value, reward",
