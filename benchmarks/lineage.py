@@ -1,4 +1,4 @@
-"""How soon a question about 1,000 experiments of 20 stages or more is answered by a cold process.
+"""How soon a question about 1,000 experiments of 20 stages is answered by a cold process.
 
     python -m benchmarks.lineage [experiments]
 
@@ -21,6 +21,7 @@ import time
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from functools import cache
 from pathlib import Path
 from resource import RUSAGE_CHILDREN, getrusage
 
@@ -39,7 +40,8 @@ from reward_harness.manifest import (
     Reproduce,
     outputs_digest,
 )
-from reward_harness.stages.table import STAGES
+from reward_harness.spec import read_experiment
+from reward_harness.stages.table import STAGES, wanted_stages
 from reward_harness.store import PUBLICATIONS_NAME, Publication
 
 REPOSITORY = Path(__file__).resolve().parents[1]
@@ -52,16 +54,18 @@ ENVIRONMENT = Environment(python="3.11.9", packages={"torch": "2.13.0"}, device=
 EDITED = "exp-0007"
 
 
+@cache
 def stage_names() -> list[str]:
-    """The graph's own stages, and more after them where it takes some to reach the number."""
-    more = [f"further_{n}" for n in range(STAGES_EACH - len(STAGES))]
-    return [*STAGES, *more]
+    """The stages of the experiment ``tour``, and more after them to reach the number."""
+    tour = read_experiment(REPOSITORY / "data" / "experiments", "tour")
+    names = [stage.name for stage in wanted_stages(tour)]
+    return [*names, *(f"further_{n}" for n in range(STAGES_EACH - len(names)))]
 
 
 def inputs_of(stage: str, made: dict[str, str]) -> dict[str, str]:
     """The inputs a stage of the graph has; a further one reads the policies' report."""
     names = STAGES[stage].inputs if stage in STAGES else ("policy_report",)
-    return {name: made[name] for name in names}
+    return {name: made[name] for name in names if name in made}
 
 
 def publish(

@@ -120,14 +120,18 @@ def scan(runs: Path) -> dict[Place, str]:
     for experiment in os.scandir(runs):
         if experiment.name.startswith(".") or not experiment.is_dir():
             continue
-        for stage in os.scandir(experiment.path):
-            try:
-                lines = os.stat(f"{stage.path}/publications.jsonl")  # noqa: PTH116
-                folder = stage.stat()
-            except (FileNotFoundError, NotADirectoryError):
-                continue
-            mark = f"{lines.st_mtime_ns}.{lines.st_size}.{folder.st_mtime_ns}"
-            found[experiment.name, stage.name] = mark
+        place = os.open(experiment.path, os.O_RDONLY)  # names below it are looked up the sooner
+        try:
+            for stage in os.listdir(place):  # noqa: PTH208
+                try:
+                    lines = os.stat(f"{stage}/publications.jsonl", dir_fd=place)
+                    folder = os.stat(stage, dir_fd=place)
+                except (FileNotFoundError, NotADirectoryError):
+                    continue
+                mark = f"{lines.st_mtime_ns}.{lines.st_size}.{folder.st_mtime_ns}"
+                found[experiment.name, stage] = mark
+        finally:
+            os.close(place)
     return found
 
 
