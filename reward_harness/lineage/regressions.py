@@ -47,7 +47,8 @@ FROM pairs p
 JOIN metrics m ON (m.experiment, m.stage, m.digest) = (p.experiment, p.stage, p.digest)
 JOIN metrics b ON (b.experiment, b.stage, b.digest) = (p.base_experiment, p.stage, p.base_digest)
   AND b.name = m.name
-WHERE CASE m.direction WHEN 'max' THEN b.value - m.value WHEN 'min' THEN m.value - b.value END
+WHERE m.direction <> 'none'
+  AND if(m.direction = 'max', b.value - m.value, m.value - b.value)
   >= ? * if(b.value = 0, 1, abs(b.value))
 """
 """Leaves out, with room for rounding, what no threshold would report."""

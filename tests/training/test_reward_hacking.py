@@ -159,7 +159,9 @@ def test_the_checkpoint_is_published_gated_out_and_refused_with_the_reason(hacke
     metrics = artifact.manifest.metrics
     assert metrics["hacking_warnings"].value >= 1
     taken = artifact.manifest.notes["steps"]
-    assert metrics["steps_before_warning"].value <= metrics["steps_before_verdict"].value == taken - 1
+    assert (
+        metrics["steps_before_warning"].value <= metrics["steps_before_verdict"].value == taken - 1
+    )
     assert artifact.manifest.notes["hacking"]["stopped"] is True
     with pytest.raises(GateRejected, match="reward_hacking"):
         artifact.manifest.require_gates()
