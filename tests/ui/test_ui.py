@@ -12,6 +12,7 @@ import pytest
 import yaml
 from playwright.sync_api import Page, expect
 
+from reward_harness.workspace import Workspace
 from tests.ui.conftest import UI, materialize, shoot
 
 pytestmark = [pytest.mark.ui, pytest.mark.xdist_group("ui"), pytest.mark.timeout(900)]
@@ -73,25 +74,27 @@ def test_cancelling_a_run_leaves_no_trainer(page: Page, ui: UI) -> None:
     ui.wait_for_run("prepare_data", "endless", {"SUCCESS"}, timeout_s=240)
     materialize(page, "train_policies", "endless")
     run = ui.wait_for_run("train_policies", "endless", {"STARTED"}, timeout_s=120)
-    wait_for(lambda: trainers(), timeout_s=180)
+    wait_for(lambda: trainers(ui.workspace), timeout_s=180)
 
     page.goto(f"/runs/{run['runId']}")
     page.get_by_role("button", name=re.compile("Terminate")).first.click()
     page.get_by_role("button", name=re.compile("Terminate 1 run")).click()
     ui.wait_for_run("train_policies", "endless", {"CANCELED"}, timeout_s=60)
-    wait_for(lambda: not trainers(), timeout_s=30)
+    wait_for(lambda: not trainers(ui.workspace), timeout_s=30)
     shoot(page, "cancelled")
     path.unlink()
-    assert not trainers()
+    assert not trainers(ui.workspace)
 
 
-def trainers() -> list[psutil.Process]:
-    """Processes of the training worker."""
-    return [
-        process
-        for process in psutil.process_iter(["cmdline"])
-        if any(part.endswith(".worker") for part in process.info["cmdline"] or [])
-    ]
+def trainers(workspace: Workspace) -> list[psutil.Process]:
+    """Processes of the training worker on this project's jobs."""
+    found: list[psutil.Process] = []
+    for process in psutil.process_iter(["cmdline"]):
+        words = process.info["cmdline"] or []
+        ours = any(word.startswith(str(workspace.root)) for word in words)
+        if ours and any(word.endswith(".worker") for word in words):
+            found.append(process)
+    return found
 
 
 def wait_for(condition, timeout_s: float) -> None:
