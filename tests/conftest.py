@@ -14,8 +14,8 @@ from reward_harness.workspace import Workspace
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-for _name in ("LLM_API_KEY", "LLM_BASE_URL", "LLM_MODEL"):
-    os.environ.pop(_name, None)
+for _name in ("LLM_API_KEY", "LLM_BASE_URL", "LLM_MODEL", "DAGSTER_HOME"):
+    os.environ.pop(_name, None)  # every test has a project, and a Dagster home, of its own
 
 settings.register_profile(
     "busy_machine", deadline=None, suppress_health_check=[HealthCheck.too_slow]

@@ -18,6 +18,7 @@ from reward_harness.llm.roles import Compared
 from reward_harness.model_spec import ModelSpec
 from reward_harness.models.chat import encode_prompt
 from reward_harness.models.embedded import load_policy
+from reward_harness.models.folders import model_folder
 from reward_harness.prompts import load_templates
 from reward_harness.rewards.base import Failed
 from reward_harness.rubrics.types import Criterion, Rubric
@@ -76,7 +77,7 @@ async def test_grades_are_probabilities_asked_in_one_batch_and_kept(open_one, mo
 
 async def test_a_grade_is_the_models_own_odds(open_one, cache):
     model, tokenizer = load_policy(TINY, cache)
-    local = LocalModel(cache / "models" / "tiny-causal-v1-s0", "float32")
+    local = LocalModel(model_folder(TINY, cache), "float32")
     messages = [{"role": "user", "content": "Is it so?"}]
     [odds], tokens = local.log_odds([messages], YES_NO)
     ids = encode_prompt(tokenizer, messages)
@@ -91,7 +92,7 @@ async def test_a_grade_is_the_models_own_odds(open_one, cache):
 
 
 async def test_the_batch_does_not_change_an_answer(cache):
-    local = LocalModel(cache / "models" / "tiny-causal-v1-s0", "float32")
+    local = LocalModel(model_folder(TINY, cache), "float32")
     questions = [[{"role": "user", "content": "word " * n}] for n in (1, 40, 7, 200)]
     together, _ = local.log_odds(questions, YES_NO)
     alone = [local.log_odds([q], YES_NO)[0][0] for q in questions]

@@ -49,7 +49,8 @@ def test_a_step_gets_a_proven_server_that_ends_with_it(deploy_word):
         children = [
             child
             for child in psutil.Process().children(recursive=True)
-            if "reward_harness.rm.server" in " ".join(child.cmdline())
+            if child.status() != psutil.STATUS_ZOMBIE
+            and "reward_harness.rm.server" in " ".join(child.cmdline())
         ]
         assert children
     until(
