@@ -14,8 +14,6 @@ from reward_harness.workspace import Workspace
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-for _name in ("LLM_API_KEY", "LLM_BASE_URL", "LLM_MODEL", "DAGSTER_HOME"):
-    os.environ.pop(_name, None)  # every test has a project, and a Dagster home, of its own
 
 settings.register_profile(
     "busy_machine", deadline=None, suppress_health_check=[HealthCheck.too_slow]
@@ -23,6 +21,15 @@ settings.register_profile(
 settings.load_profile("busy_machine")
 
 REPOSITORY = Path(__file__).resolve().parents[1]
+
+
+def pytest_configure() -> None:
+    """Forget the caller's endpoint and Dagster home: every test has a project of its own.
+
+    Not at import, which a spawned process does again after its test has set them.
+    """
+    for name in ("LLM_API_KEY", "LLM_BASE_URL", "LLM_MODEL", "DAGSTER_HOME"):
+        os.environ.pop(name, None)
 
 
 SHIPPED = (
