@@ -12,16 +12,13 @@ from __future__ import annotations
 
 import gzip
 import json
-import os
 import re
 from collections import Counter
-from pathlib import Path
 from typing import Any
 
+from benchmarks.recording import mirrored
 from reward_harness.data.readers import READERS
 from reward_harness.data.records import RankedPrompt, prompt_key
-from reward_harness.data.sources import MIRROR_VARIABLE
-from reward_harness.errors import DataError
 from reward_harness.hashing import unit_interval
 from reward_harness.rubrics.heldout import (
     Agreement,
@@ -43,16 +40,7 @@ OWN_TURN = re.compile(
 
 def graded_prompts(name: str) -> tuple[list[RankedPrompt], int]:
     """(records, rows left out) of one set; ``DataError`` without the mirror or its file."""
-    mirror = os.environ.get(MIRROR_VARIABLE)
-    path = Path(mirror or "") / "rubrics" / f"prometheus_{name}_eval.jsonl.gz"
-    if not mirror or not path.is_file():
-        raise DataError(
-            "the graded sets are not here",
-            where=MIRROR_VARIABLE,
-            got=mirror or "not set",
-            expected=f"a folder with rubrics/{path.name}",
-            fix=f"Set {MIRROR_VARIABLE} to a copy of the public files (docs/data.md).",
-        )
+    path = mirrored(f"rubrics/prometheus_{name}_eval.jsonl.gz", "the graded sets")
     with gzip.open(path, "rt", encoding="utf-8") as stream:
         rows = [(number, _user_turns(json.loads(line))) for number, line in enumerate(stream, 1)]
     found = [value for _, value in READERS["prometheus"].read(rows, name)]

@@ -20,13 +20,12 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 from benchmarks import learning_policies, learning_rewards
+from benchmarks.recording import known, write
 from reward_harness.workspace import Workspace
 
-RESULTS = Path(__file__).with_name("results") / "learning.json"
 Row = dict[str, Any]
 PARTS: dict[str, Callable[[Workspace, Callable[[str, Row], None]], None]] = {
     "sums": learning_policies.measure_sums,
@@ -39,10 +38,9 @@ PARTS: dict[str, Callable[[Workspace, Callable[[str, Row], None]], None]] = {
 def keep(part: str, name: str, row: Row) -> None:
     """Show one result and put it beside what was measured before."""
     print(json.dumps({part: {name: row}}), flush=True)  # noqa: T201
-    known = json.loads(RESULTS.read_text()) if RESULTS.is_file() else {}
-    known.setdefault(part, {})[name] = row
-    RESULTS.parent.mkdir(exist_ok=True)
-    RESULTS.write_text(json.dumps(known, indent=1) + "\n")
+    found = known("learning")
+    found.setdefault(part, {})[name] = row
+    write("learning", found)
 
 
 def main(wanted: list[str]) -> None:

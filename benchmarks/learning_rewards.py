@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import gzip
 import json
-import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,9 +13,9 @@ import numpy as np
 import numpy.typing as npt
 
 from benchmarks.learning_jobs import SEEDS, rng, shown, trained
+from benchmarks.recording import mirrored
 from reward_harness.data.records import PreferencePair
-from reward_harness.data.sources import MIRROR_VARIABLE, resolve
-from reward_harness.errors import DataError
+from reward_harness.data.sources import resolve
 from reward_harness.evaluation.resampling import Resampling
 from reward_harness.evaluation.reward_models import HeldOut, length_baselines, measure_scorer
 from reward_harness.evaluation.scoring import Scorer
@@ -54,7 +53,7 @@ def measure_steps(workspace: Workspace, keep: Keep) -> None:
     """Share of right-answer-wrong-step traces flagged where 10 % of the wholly right ones are."""
     spec = read_experiment(workspace.experiments, "process-rewards")
     make(workspace, spec, "reasoning_steps")
-    traces = right_answers(_mirrored(MISTAKES))
+    traces = right_answers(mirrored(MISTAKES, "the traces"))
     counts = {
         task: [sum(t.right == kind for t in traces if t.task == task) for kind in (True, False)]
         for task in sorted({t.task for t in traces})
@@ -89,20 +88,6 @@ def right_answers(path: Path) -> list[Trace]:
 
 def _plain(answer: Any) -> str:
     return str(answer).strip().lower()
-
-
-def _mirrored(name: str) -> Path:
-    mirror = os.environ.get(MIRROR_VARIABLE)
-    path = Path(mirror or "") / name
-    if not mirror or not path.is_file():
-        raise DataError(
-            "the traces are not here",
-            where=MIRROR_VARIABLE,
-            got=mirror or "not set",
-            expected=f"a folder with {name}",
-            fix=f"Set {MIRROR_VARIABLE} to a copy of the public files (docs/data.md).",
-        )
-    return path
 
 
 def _flag_scores(model: Path, traces: Sequence[Trace]) -> tuple[Scores, Scores]:

@@ -29,9 +29,9 @@ from typing import Any
 
 import torch
 
+from benchmarks import recording
 from benchmarks.training_tasks import ROOT, THREADS, TaskFiles
 
-RESULTS = Path(__file__).with_name("results") / "training.json"
 PPO_TRL = "1.12.0"
 PARAMETERS = 134_515_008
 EMBEDDING = 49_152 * 576
@@ -121,7 +121,7 @@ def main() -> None:
     parser.add_argument("--cases", default="sft,rm,ppo")
     options = parser.parse_args()
     rate = matmul_flops()
-    cases: dict[str, Any] = json.loads(RESULTS.read_bytes())["cases"] if RESULTS.exists() else {}
+    cases: dict[str, Any] = recording.known("training").get("cases", {})
     with tempfile.TemporaryDirectory() as root:
         files = TaskFiles(Path(root))
         files.make()
@@ -151,10 +151,7 @@ def keep(cases: dict[str, Any], rate: float) -> None:
         "gflops_a_core": round(rate / 1e9, 1),
         "cases": cases,
     }
-    RESULTS.parent.mkdir(exist_ok=True)
-    text = json.dumps(result, indent=1) + "\n"
-    RESULTS.write_text(text)
-    sys.stdout.write(text)
+    recording.keep("training", result)
 
 
 if __name__ == "__main__":

@@ -11,7 +11,7 @@ import io
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
@@ -160,8 +160,7 @@ def reliability(curves: Sequence[tuple[str, Calibration]]) -> Draw:
 
     def draw(figure: Figure, palette: Palette) -> None:
         axes = figure.subplots()
-        _plain(axes, palette)
-        axes.grid(axis="y", color=palette.rule, linewidth=0.8)
+        _plain(axes, palette, grid="both")
         axes.plot([0.5, 1], [0.5, 1], color=palette.muted, linewidth=1, linestyle=(0, (4, 3)))
         for number, (name, found) in enumerate(curves):
             color = palette.series[number % SERIES]
@@ -195,8 +194,7 @@ def law_curve(
 
     def draw(figure: Figure, palette: Palette) -> None:
         axes = figure.subplots()
-        _plain(axes, palette)
-        axes.grid(axis="y", color=palette.rule, linewidth=0.8)
+        _plain(axes, palette, grid="both")
         x, y = (np.array(column) for column in zip(*points, strict=True))
         fine = np.geomspace(x.min(), x.max(), 100)
         axes.plot(fine, law(fine), color=palette.muted, linewidth=1.4, linestyle=(0, (4, 3)))
@@ -222,8 +220,7 @@ def plane(
 
     def draw(figure: Figure, palette: Palette) -> None:
         axes = figure.subplots()
-        _plain(axes, palette)
-        axes.grid(axis="y", color=palette.rule, linewidth=0.8)
+        _plain(axes, palette, grid="both")
         for name, first, second in points:
             color = palette.series[0] if name in front else palette.muted
             filled = color if name in front else "none"
@@ -248,11 +245,11 @@ def plane(
 PLANE_SIZE = (7.2, 3.8)
 
 
-def _plain(axes: Axes, palette: Palette) -> None:
+def _plain(axes: Axes, palette: Palette, grid: Literal["x", "both"] = "x") -> None:
     axes.set_facecolor("none")
     axes.spines[["top", "right", "left"]].set_visible(False)
     axes.tick_params(length=0)
-    axes.grid(axis="x", color=palette.rule, linewidth=0.8)
+    axes.grid(axis=grid, color=palette.rule, linewidth=0.8)
     axes.set_axisbelow(True)
 
 

@@ -26,6 +26,12 @@ class Caps:
     max_tokens: int | None = None
 
 
+def known_usd(*amounts: float | None) -> float | None:
+    """The sum of the costs that are known; None where none is."""
+    known = [amount for amount in amounts if amount is not None]
+    return sum(known) if known else None
+
+
 @dataclass(slots=True)
 class Usage:
     """What was asked so far; ``usd`` is None until an endpoint reports a cost."""

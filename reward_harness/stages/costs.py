@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from reward_harness.llm.budget import Usage
+from reward_harness.llm.budget import Usage, known_usd
 from reward_harness.llm.roles import ModelRoles
 from reward_harness.manifest import Cost
 from reward_harness.rubrics.search.state import Spent
@@ -26,11 +26,10 @@ def cost_of_roles(roles: ModelRoles | None) -> Cost:
 
 def added(first: Cost, second: Cost) -> Cost:
     """Both together."""
-    usd = [cost.usd for cost in (first, second) if cost.usd is not None]
     return Cost(
         llm_calls=first.llm_calls + second.llm_calls,
         llm_cached=first.llm_cached + second.llm_cached,
         prompt_tokens=first.prompt_tokens + second.prompt_tokens,
         completion_tokens=first.completion_tokens + second.completion_tokens,
-        usd=sum(usd) if usd else None,
+        usd=known_usd(first.usd, second.usd),
     )

@@ -90,7 +90,9 @@ class GroupReward:
 class GroupCallback(JobCallback):
     """The callback of every job, and the reward-hacking detector at each rollout's log."""
 
-    def __init__(self, total: int, context: TrainContext, reward: GroupReward, spec: HackingSpec):
+    def __init__(
+        self, total: int, context: TrainContext, reward: GroupReward, spec: HackingSpec
+    ) -> None:
         super().__init__("grpo", total, context)
         self.reward, self.watch = reward, HackingWatch(spec)
 

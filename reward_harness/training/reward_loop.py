@@ -13,6 +13,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
 
@@ -261,7 +262,7 @@ def _advance(
     row = run.step(step)
     rows.append({**row, "step": len(rows) + 1, "member": number})
     speed = clock.step(len(rows), run.last_tokens)
-    context.tracker.tell(_numbered(rows, total // run.total))
+    context.tracker.tell(rows, partial(_numbered, members=total // run.total))
     shown = {n: float(row[n]) for n in ("loss", "accuracy") if n in row}
     context.tell(method, len(rows), total, shown | speed)
 
@@ -277,10 +278,10 @@ def _checkpoint(
         raise context.stopped(step)
 
 
-def _numbered(rows: list[MetricRow], members: int) -> list[MetricRow]:
+def _numbered(rows: Sequence[MetricRow], members: int) -> list[MetricRow]:
     """Rows without their ``member`` where there is but one."""
     if members > 1:
-        return rows
+        return [*rows]
     return [{name: value for name, value in row.items() if name != "member"} for row in rows]
 
 

@@ -11,7 +11,7 @@ import importlib
 import importlib.util
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from reward_harness.errors import SpecError
 
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from reward_harness.training.job import AnyJob
 
 MetricRow = Mapping[str, float | int | str | None]
+Row = TypeVar("Row", bound=Mapping[str, Any])
 
 
 class Tracker(Protocol):
@@ -90,11 +91,15 @@ class RowTracker:
     def __init__(self, tracker: Tracker | None = None) -> None:
         self.tracker, self.told = tracker, 0
 
-    def tell(self, rows: Sequence[MetricRow]) -> None:
-        """Tell what was added to ``rows`` since the last call."""
+    def tell(
+        self,
+        rows: Sequence[Row],
+        shown: Callable[[Sequence[Row]], Sequence[MetricRow]] = lambda rows: rows,
+    ) -> None:
+        """Tell what was added to ``rows`` since the last call, as ``shown`` makes it."""
         if self.tracker is None:
             return
-        for row in rows[self.told :]:
+        for row in shown(rows[self.told :]):
             numbers = {
                 name: float(value)
                 for name, value in row.items()

@@ -101,7 +101,7 @@ class JobCallback(TrainerCallback):
         shown = {name: float(logs[name]) for name in SHOWN if name in logs}
         self.context.tell(self.method, step, self.total, shown | speed)
         state.log_history[-1].update(self.also(step, logs))
-        self.context.tracker.tell(history_rows(state.log_history))
+        self.context.tracker.tell(state.log_history, history_rows)
 
     def also(self, step: int, logs: Mapping[str, Any]) -> Mapping[str, Any]:
         """What a method adds to the step's row."""

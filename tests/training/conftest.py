@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,7 @@ from reward_harness.data.files import write_records
 from reward_harness.data.records import Message, PreferencePair, RLPrompt, SFTExample
 from reward_harness.hashing import digest_file
 from reward_harness.models.folders import model_digest, model_folder
+from reward_harness.progress import Progress
 from reward_harness.sections import (
     BTSection,
     DPOSection,
@@ -20,6 +22,7 @@ from reward_harness.sections import (
     PPOSection,
     SFTSection,
 )
+from reward_harness.training.context import StopRequest
 from reward_harness.training.job import (
     BTJob,
     DataFile,
@@ -188,3 +191,13 @@ def prompts() -> list[RLPrompt]:
 @pytest.fixture(scope="session")
 def jobs(tmp_path_factory: pytest.TempPathFactory) -> Jobs:
     return Jobs(tmp_path_factory.mktemp("training"))
+
+
+def stop_at(step: int) -> tuple[Callable[[Progress], None], StopRequest]:
+    """A listener to progress that asks the job to stop at ``step``, and the request it makes."""
+    stop = StopRequest()
+
+    def press(event: Progress) -> None:
+        stop.requested = stop.requested or event.step == step
+
+    return press, stop

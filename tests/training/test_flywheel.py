@@ -17,10 +17,9 @@ from reward_harness.models.reward_head import RewardModel
 from reward_harness.progress import quiet
 from reward_harness.sections import EnsembleSection
 from reward_harness.training import reward_model
-from reward_harness.training.context import StopRequest
 from reward_harness.training.heldout import heldout_measures
 from reward_harness.training.worker import run_job
-from tests.training.conftest import ENCODER, pairs
+from tests.training.conftest import ENCODER, pairs, stop_at
 
 WEIGHTS = "model/model.safetensors"
 
@@ -56,11 +55,7 @@ def test_a_flywheel_that_was_stopped_ends_with_the_same_weights(jobs, tmp_path, 
     monkeypatch.setattr("reward_harness.training.reward_loop.SAVE_EVERY", 1)
     job = jobs.bt(max_steps=2, flywheel={"cycles": 2, "keep": 0.5})
     run_job(plain(job), tmp_path / "whole", quiet)
-    stop = StopRequest()
-
-    def press(event):
-        stop.requested = stop.requested or event.step == 5
-
+    press, stop = stop_at(5)
     with pytest.raises(TrainingError, match="stopped by a signal"):
         run_job(job, tmp_path / "torn", press, stop=stop)
     assert run_job(job, tmp_path / "again", quiet).resumed_from == 5

@@ -16,10 +16,9 @@ from reward_harness.hashing import digest_file
 from reward_harness.progress import quiet
 from reward_harness.rewards.base import Abstained, BaseRM, Scored
 from reward_harness.sections import LoraSpec
-from reward_harness.training.context import StopRequest
 from reward_harness.training.job import RewardRef
 from reward_harness.training.worker import run_job
-from tests.training.conftest import prompts
+from tests.training.conftest import prompts, stop_at
 
 LORA = LoraSpec(r=4, alpha=8)
 
@@ -127,11 +126,7 @@ def test_a_stopped_job_continues_at_its_round_with_the_same_weights(jobs, tmp_pa
         update={"resume_root": str(tmp_path / "resume")}
     )
     run_job(plain(job), tmp_path / "whole", quiet, reward=Letters())
-    stop = StopRequest()
-
-    def press(event):
-        stop.requested = stop.requested or event.step == 4
-
+    press, stop = stop_at(4)
     with pytest.raises(TrainingError, match="stopped by a signal"):
         run_job(job, tmp_path / "torn", press, reward=Letters(), stop=stop)
     result = run_job(job, tmp_path / "again", quiet, reward=Letters())

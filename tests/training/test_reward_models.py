@@ -28,13 +28,12 @@ from reward_harness.sections import (
     ProcessSection,
     RubricModelSection,
 )
-from reward_harness.training.context import StopRequest
 from reward_harness.training.job import DataFile, EnsembleJob, ModelRef, ProcessJob, RubricModelJob
 from reward_harness.training.process_model import flagged_shares
 from reward_harness.training.reward_model import penalised
 from reward_harness.training.rubric_model import regression_loss, ridge_head
 from reward_harness.training.worker import run_job
-from tests.training.conftest import CAUSAL, ENCODER, TOPICS, user
+from tests.training.conftest import CAUSAL, ENCODER, TOPICS, stop_at, user
 
 
 def plain(job):
@@ -120,11 +119,7 @@ def test_an_ensemble_that_was_stopped_ends_with_the_same_weights(ensemble, tmp_p
     monkeypatch.setattr("reward_harness.training.reward_loop.SAVE_EVERY", 1)
     job = ensemble(members=2).model_copy(update={"resume_root": str(tmp_path / "resume")})
     run_job(plain(job), tmp_path / "whole", quiet)
-    stop = StopRequest()
-
-    def press(event):
-        stop.requested = stop.requested or event.step == 4
-
+    press, stop = stop_at(4)
     with pytest.raises(TrainingError, match="stopped by a signal"):
         run_job(job, tmp_path / "torn", press, stop=stop)
     result = run_job(job, tmp_path / "again", quiet)

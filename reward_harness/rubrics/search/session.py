@@ -21,6 +21,7 @@ from typing import Any
 from reward_harness.data.records import RankedPrompt
 from reward_harness.errors import BudgetExceeded, DataError
 from reward_harness.llm.backends import resolve_backend
+from reward_harness.llm.budget import known_usd
 from reward_harness.llm.event_loop import run_sync
 from reward_harness.rubrics.files import SHARED
 from reward_harness.rubrics.search.admission import Bench
@@ -259,13 +260,12 @@ class SearchSession:
         if self.roles is None:
             return self._before
         usage, before = self.roles.gateway.usage, self._before
-        known = [u for u in (before.usd, usage.usd) if u is not None]
         return Spent(
             calls=before.calls + usage.calls,
             cached=before.cached + usage.cached,
             prompt_tokens=before.prompt_tokens + usage.prompt_tokens,
             completion_tokens=before.completion_tokens + usage.completion_tokens,
-            usd=sum(known) if known else None,
+            usd=known_usd(before.usd, usage.usd),
         )
 
 
