@@ -22,7 +22,13 @@ from reward_harness.data.records import PreferencePair
 from reward_harness.hashing import canonical_json, derive_seed
 from reward_harness.manifest import Metric
 from reward_harness.models.batches import length_batches, padding_on
-from reward_harness.models.reward_head import EncodedConversation, RewardModel
+from reward_harness.models.chat import pad_id
+from reward_harness.models.reward_head import (
+    SCORE_BATCH_TOKENS,
+    EncodedConversation,
+    RewardModel,
+)
+from reward_harness.models.shared_prefix import can_share, last_states, shared_length
 from reward_harness.progress import Progress
 from reward_harness.rewards.base import conversation_of
 from reward_harness.sections import FlywheelSection
@@ -46,10 +52,11 @@ Scores = tuple[list[float], list[float]]
 
 @dataclass(frozen=True, slots=True)
 class EncodedPair:
-    """Both sides of a pair as the reward model reads them."""
+    """Both sides of a pair as the reward model reads them; ``shared`` tokens are computed once."""
 
     chosen: EncodedConversation
     rejected: EncodedConversation
+    shared: int = 0
 
     @property
     def length(self) -> int:
@@ -61,7 +68,7 @@ class EncodedPair:
 
     @property
     def width(self) -> int:
-        return 2 * self.length
+        return self.tokens - self.shared if self.shared else 2 * self.length
 
 
 class BradleyTerry:
@@ -73,16 +80,27 @@ class BradleyTerry:
         self.center = center
 
     def solve_head(self, model: RewardModel, samples: Sequence[EncodedPair]) -> Tensor:
-        chosen = model.pooled_features([pair.chosen for pair in samples])
-        rejected = model.pooled_features([pair.rejected for pair in samples])
-        return warm_head(chosen, rejected)
+        if not samples[0].shared:
+            chosen = model.pooled_features([pair.chosen for pair in samples])
+            rejected = model.pooled_features([pair.rejected for pair in samples])
+            return warm_head(chosen, rejected)
+        found: dict[int, Tensor] = {}
+        widths = [pair.width for pair in samples]
+        with torch.inference_mode():
+            for part in length_batches(widths, SCORE_BATCH_TOKENS, padding_on(model.device)):
+                states = shared_states(model, [samples[index] for index in part]).cpu()
+                found.update(zip(part, states, strict=True))
+        both = torch.stack([found[index] for index in range(len(samples))])
+        return warm_head(both[:, 0], both[:, 1])
 
     def loss(self, model: RewardModel, part: Sequence[EncodedPair]) -> tuple[Tensor, Tensor]:
-        rows = [pair.chosen for pair in part] + [pair.rejected for pair in part]
-        rewards = rewards_of(model, rows).float()
-        chosen, rejected = rewards[: len(part)], rewards[len(part) :]
-        loss = bradley_terry_loss(chosen, rejected, self.center)
-        return loss, torch.stack([chosen, rejected], dim=1)
+        if part[0].shared:
+            rewards = model.head(shared_states(model, part)).squeeze(-1).float()
+        else:
+            rows = [side for pair in part for side in (pair.chosen, pair.rejected)]
+            rewards = rewards_of(model, rows).float().view(-1, 2)
+        chosen, rejected = rewards.unbind(dim=1)
+        return bradley_terry_loss(chosen, rejected, self.center), rewards
 
     def describe(self, values: Tensor) -> dict[str, float]:
         chosen, rejected = values[:, 0], values[:, 1]
@@ -136,9 +154,13 @@ def _turned(
 
     turns = [partial(cycle, number) for number in range(spec.cycles + 1)]
     trained = train_members(job.method, turns, context, models)
+    held = read_records(Path(job.test.path), PreferencePair)
     before = {
-        f"cycle_{number}_heldout_accuracy": _heldout(job, [model])["test"]["accuracy"]
+        f"cycle_{number}_heldout_accuracy": _measures(job, held, [pair_scores(model, held)])[
+            "accuracy"
+        ]
         for number, model in enumerate(trained.models[:-1])
+        if held
     }
     return _published(job, trained, trained.models[-1:], cuts, context, before)
 
@@ -186,7 +208,8 @@ def _member(
     """The run of member ``number``; writes the counts of cut texts into ``cuts``."""
     settings, seed = job.settings, job.seed + number
     model = start_model(job, settings, context, settings.reads)
-    encoded = [encode_pair(model, pair) for pair in pairs]
+    share = model.settings.pooling == "last" and can_share(model.backbone)
+    encoded = [encode_pair(model, pair, share) for pair in pairs]
     cuts |= _cuts(encoded)
     if number:
         generator = torch.Generator().manual_seed(derive_seed(seed, "member order"))
@@ -197,13 +220,19 @@ def _member(
     return RewardRun(model, encoded, objective, settings, seed=seed, mixed=mixed)
 
 
-def encode_pair(model: RewardModel, pair: PreferencePair) -> EncodedPair:
-    """Both sides with their shared prompt."""
+def encode_pair(model: RewardModel, pair: PreferencePair, share: bool = False) -> EncodedPair:
+    """Both sides with their prompt; ``share`` where the backbone can compute that once."""
     prompt = [m.model_dump() for m in pair.prompt]
     chosen, rejected = (
         model.encode(conversation_of(prompt, text)) for text in (pair.chosen, pair.rejected)
     )
-    return EncodedPair(chosen, rejected)
+    return EncodedPair(chosen, rejected, shared_length(chosen.ids, rejected.ids) if share else 0)
+
+
+def shared_states(model: RewardModel, pairs: Sequence[EncodedPair]) -> Tensor:
+    """Pooled states (N, 2, H) of chosen and rejected in float32, each pair's prompt read once."""
+    rows = [(pair.chosen.ids, pair.rejected.ids) for pair in pairs]
+    return last_states(model.backbone, rows, pad_id(model.tokenizer)).float()
 
 
 def rewards_of(model: RewardModel, rows: Sequence[EncodedConversation]) -> Tensor:

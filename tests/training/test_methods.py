@@ -17,6 +17,7 @@ from reward_harness.models.reward_head import RewardModel
 from reward_harness.progress import Progress, quiet
 from reward_harness.rewards.base import Abstained, BaseRM, Scored
 from reward_harness.sections import LoraSpec
+from reward_harness.training import reward_model
 from reward_harness.training.bradley_terry import bradley_terry_loss, warm_head
 from reward_harness.training.dpo import encode_pairs
 from reward_harness.training.grpo import GroupReward
@@ -339,3 +340,17 @@ def test_passes_by_length_give_the_rewards_and_gradients_of_one_pass(jobs):
 
 def answer(text: str) -> dict[str, str]:
     return {"role": "assistant", "content": text}
+
+
+def test_reading_a_prompt_once_trains_the_same_model(jobs, tmp_path, monkeypatch):
+    job = unlogged(jobs.bt(max_steps=3))
+    sft = jobs.sft()
+    job = job.model_copy(update={"model": sft.model})
+    rows = []
+    for name, share in (("once", True), ("twice", False)):
+        monkeypatch.setattr(f"{reward_model.__name__}.can_share", lambda _, share=share: share)
+        run_job(job, tmp_path / name, quiet)
+        lines = (tmp_path / name / "metrics.jsonl").read_text().splitlines()
+        rows.append([json.loads(line) for line in lines])
+    for once, twice in zip(*rows, strict=True):
+        assert once == pytest.approx(twice, rel=2e-3, abs=2e-4)
