@@ -10,7 +10,8 @@ installed ones). Figures are medians over the rounds of each run's mean, its fir
 ``cpu`` figures are processor time, which others on the machine disturb less than the clock.
 
 Floor: a trained weight costs 6 floating-point operations a token, a frozen one under adapters 4
-(no gradient of its own); at the rate that one core multiplies matrices of the model's size.
+(no gradient of its own), tokens that a pair's sides have in common once; at the rate that one core
+multiplies matrices of the model's size.
 """
 
 from __future__ import annotations
@@ -134,7 +135,8 @@ def main() -> None:
             measured = {"rounds": options.rounds, "ours": ours, "trl": theirs}
             measured["ratio"] = ratios(case, ours, theirs)
             if case in FLOPS_A_TOKEN:
-                measured["floor_tokens_a_cpu_s"] = round(rate / FLOPS_A_TOKEN[case], 1)
+                unique = 1 - files.shared_tokens() if case == "rm" else 1
+                measured["floor_tokens_a_cpu_s"] = round(rate / FLOPS_A_TOKEN[case] / unique, 1)
             measured["load_average_1min"] = round(os.getloadavg()[0], 2)
             cases[case] = measured
             keep(cases, rate)

@@ -155,6 +155,18 @@ class TaskFiles:
             for pair in all_pairs(read_records(RANKED, RankedPrompt))
         ]
 
+    def shared_tokens(self) -> float:
+        """Share of the pairs' tokens that the rejected side has from the chosen one."""
+        from reward_harness.models.reward_head import RewardModel
+        from reward_harness.training.reward_model import encode_pair
+
+        model = RewardModel.load(self.reward)
+        pairs = [
+            encode_pair(model, pair, share=True)
+            for pair in all_pairs(read_records(RANKED, RankedPrompt))
+        ]
+        return sum(pair.shared for pair in pairs) / sum(pair.tokens for pair in pairs)
+
     def prompt_rows(self, tokenizer: Any) -> list[dict[str, Any]]:
         """Tokenised prompts, cut on the left as in the project's trainer."""
         from reward_harness.models.chat import encode_prompt

@@ -37,8 +37,8 @@ def instance(workspace: Workspace) -> Iterator[dg.DagsterInstance]:
 
 def tick(instance: dg.DagsterInstance, sensor: dg.SensorDefinition) -> dg.SensorResult:
     """One evaluation; the partitions that it asks for are added, as the daemon does."""
-    context = dg.build_sensor_context(instance=instance, resources={"store": Store()})
-    found = sensor(context)
+    with dg.build_sensor_context(instance=instance, resources={"store": Store()}) as context:
+        found = sensor(context)
     assert isinstance(found, dg.SensorResult)
     for request in found.dynamic_partitions_requests or []:
         assert isinstance(request, dg.AddDynamicPartitionsRequest)
@@ -91,8 +91,8 @@ def test_an_active_study_makes_its_members_partitions_and_starts_no_run(
 
 
 def test_nothing_deployed_is_no_drift(workspace: Workspace, instance: dg.DagsterInstance) -> None:
-    context = dg.build_sensor_context(instance=instance, resources={"store": Store()})
-    found = deployed_rubric_drift(context)
+    with dg.build_sensor_context(instance=instance, resources={"store": Store()}) as context:
+        found = deployed_rubric_drift(context)
     assert isinstance(found, dg.SkipReason)
     assert "every deployment serves the newest reward" in str(found.skip_message)
 
@@ -104,8 +104,10 @@ def test_a_deployment_behind_its_reward_is_told_or_redeployed_as_the_experiment_
     finished: Workspace, edit: Callable[..., None]
 ) -> None:
     def found() -> dg.SensorResult | dg.SkipReason:
-        with instance_of(finished) as opened:
-            context = dg.build_sensor_context(instance=opened, resources={"store": Store()})
+        with (
+            instance_of(finished) as opened,
+            dg.build_sensor_context(instance=opened, resources={"store": Store()}) as context,
+        ):
             return deployed_rubric_drift(context)
 
     best = ArtifactStore(finished.runs).current("smoke", "best_rubric")

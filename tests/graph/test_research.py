@@ -33,13 +33,15 @@ RUBRIC_STAGES = ("ranked_prompts", "rubric_population", "best_rubric")
 
 def asked_on(workspace: Workspace, day: datetime) -> dict[str, dg.RunRequest]:
     """The schedule's requests of one tick, by experiment."""
-    with registered_instance(workspace, []) as instance:
-        context = dg.build_schedule_context(
+    with (
+        registered_instance(workspace, []) as instance,
+        dg.build_schedule_context(
             instance=instance,
             scheduled_execution_time=day,
             resources={"store": Store()},
             repository_def=defs().get_repository_def(),
-        )
+        ) as context,
+    ):
         found = weekly_rubric_research.evaluate_tick(context).run_requests
     return {str(request.partition_key): request for request in found}
 

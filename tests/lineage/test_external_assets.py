@@ -24,8 +24,8 @@ def registry(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Registry:
 
 def tick(instance: dg.DagsterInstance) -> list[tuple[str, str, str]]:
     """One evaluation of the sensor; what it reported goes into the instance, as the daemon does."""
-    context = dg.build_sensor_context(instance=instance, resources={"store": Store()})
-    result = external_runs(context)
+    with dg.build_sensor_context(instance=instance, resources={"store": Store()}) as context:
+        result = external_runs(context)
     if isinstance(result, dg.SkipReason):
         return []
     for request in result.dynamic_partitions_requests or []:
@@ -71,7 +71,9 @@ def test_a_broken_record_is_told_and_stops_nothing_else(registry):
     folder = registry.root / "manifests"
     folder.mkdir(parents=True)
     (folder / "broken.json").write_text("{}")
-    with dg.DagsterInstance.ephemeral() as instance:
-        context = dg.build_sensor_context(instance=instance, resources={"store": Store()})
+    with (
+        dg.DagsterInstance.ephemeral() as instance,
+        dg.build_sensor_context(instance=instance, resources={"store": Store()}) as context,
+    ):
         skipped = external_runs(context)
     assert isinstance(skipped, dg.SkipReason) and "broken.json" in skipped.skip_message
