@@ -1,13 +1,14 @@
 """Do the training stages teach what they should? Measured on held-out data, over seeds.
 
-    python -m benchmarks.learning sums|dpo|steps|length …
+    python -m benchmarks.learning sums|dpo|steps|length|penalty …
 
 *sums*: the shipped experiment ``sums``; GRPO and PPO from one start, the share of right answers to
 40 unseen additions, eight samples each, before and after. *dpo*: preference accuracy on the tour's
 held-out pairs. *steps*: a process reward model trained on PRM800K and its outcome twin on
 BIG-Bench-Mistake's traces that reach the right answer by a wrong step. *length*: a Bradley-Terry
-model trained on hh-harmless, on AlpacaEval's pairs, where the longer response mostly wins. The last
-two need ``HARNESS_DATA_MIRROR``.
+model trained on hh-harmless, on AlpacaEval's pairs, where the longer response mostly wins.
+*penalty*: KL at matched reward in the study ``ensemble-penalty``, which must have run. *steps* and
+*length* need ``HARNESS_DATA_MIRROR``.
 
 Every model is trained by a stage or by its job file under another seed, in the project that
 ``HARNESS_ROOT`` names; what is there already is measured, not trained again. Intervals are 95 %
@@ -32,6 +33,7 @@ PARTS: dict[str, Callable[[Workspace, Callable[[str, Row], None]], None]] = {
     "dpo": learning_policies.measure_dpo,
     "steps": learning_rewards.measure_steps,
     "length": learning_rewards.measure_length,
+    "penalty": learning_policies.measure_penalty,
 }
 
 

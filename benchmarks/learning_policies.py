@@ -14,6 +14,7 @@ from benchmarks.learning_jobs import SEEDS, pooled, rng, shown, trained
 from reward_harness.data.files import read_records
 from reward_harness.data.records import PreferencePair, RLPrompt, prompt_key
 from reward_harness.evaluation.statistics import cluster_bootstrap_mean, paired_bootstrap_difference
+from reward_harness.evaluation.study import over_seeds
 from reward_harness.hashing import digest_json
 from reward_harness.models.embedded import load_policy_folder
 from reward_harness.models.folders import model_digest
@@ -21,9 +22,13 @@ from reward_harness.models.generation import Generated, generate, response_logpr
 from reward_harness.rewards.base import BaseRM, Scored, conversation_of
 from reward_harness.rewards.load import load_rm
 from reward_harness.spec import read_experiment
-from reward_harness.stages.make import make
+from reward_harness.stages.make import make, missing_input
+from reward_harness.store import ArtifactStore
+from reward_harness.studies import expand, read_study
+from reward_harness.training.summary import read_rows
 from reward_harness.workspace import Workspace
 
+WINDOW = 3
 SAMPLING = SAMPLES, NEW_TOKENS, TEMPERATURE, BATCH = 8, 40, 0.7, 40
 BEFORE_RL = ("preference_pairs", "rl_prompts", "sft_examples", "sft_checkpoint")
 Keep = Callable[[str, dict[str, Any]], None]
@@ -89,6 +94,42 @@ def _sampled(
         "tokens": round(float(np.mean([len(one.token_ids) for one in found])), 1),
         "ended": round(float(np.mean([one.ended for one in found])), 3),
     }
+
+
+def measure_penalty(workspace: Workspace, keep: Keep) -> None:
+    """KL that PPO has spent where it reaches one reward gain, by an ensemble's penalty.
+
+    From the members of the study ``ensemble-penalty``, which must have run. Gain and KL are means
+    of ``WINDOW`` steps; a seed's level is the least of its runs' best gains, and has to be above 0.
+    """
+    runs: dict[int, dict[str, tuple[Values, Values]]] = {}
+    store = ArtifactStore(workspace.runs)
+    for member in expand(read_study(workspace.studies, "ensemble-penalty")):
+        made = store.current(member.key, "ppo_checkpoint")
+        if made is None:
+            raise missing_input(member.key, "ppo_checkpoint", "ppo_checkpoint")
+        rows = read_rows(made.file("metrics.jsonl"))
+        reward, kl = (_smooth([float(row[n]) for row in rows]) for n in ("reward_mean", "kl_k1"))
+        runs.setdefault(member.seed, {})[member.variant] = (reward - reward[0], kl)
+    spent: dict[str, list[float]] = {}
+    for seed, found in runs.items():
+        level = min(float(gain.max()) for gain, _ in found.values())
+        row: dict[str, Any] = {"level": round(level, 3)}
+        if level > 0:
+            at = {name: float(kl[np.argmax(gain >= level)]) for name, (gain, kl) in found.items()}
+            row |= {name: round(kl, 3) for name, kl in at.items()}
+            for name, kl in at.items():
+                spent.setdefault(name, []).append(kl)
+        keep(f"seed {seed}", row)
+    if len(next(iter(spent.values()), [])) > 1:
+        first, *others = spent
+        for name in others:
+            saved = np.array(spent[name]) - np.array(spent[first])
+            keep(f"{name} minus {first}", {"kl": shown(over_seeds(saved.tolist()))})
+
+
+def _smooth(values: Sequence[float]) -> Values:
+    return np.convolve(values, np.full(WINDOW, 1 / WINDOW), mode="valid")
 
 
 def measure_dpo(workspace: Workspace, keep: Keep) -> None:
