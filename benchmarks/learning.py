@@ -7,7 +7,7 @@
 held-out pairs. *steps*: a process reward model trained on PRM800K and its outcome twin on
 BIG-Bench-Mistake's traces that reach the right answer by a wrong step. *length*: a Bradley-Terry
 model trained on hh-harmless, on AlpacaEval's pairs, where the longer response mostly wins.
-*penalty*: KL at matched reward in the study ``ensemble-penalty``, which must have run. *steps* and
+*penalty*: KL at matched reward in what has run of the study ``ensemble-penalty``. *steps* and
 *length* need ``HARNESS_DATA_MIRROR``.
 
 Every model is trained by a stage or by its job file under another seed, in the project that

@@ -22,7 +22,7 @@ from reward_harness.models.generation import Generated, generate, response_logpr
 from reward_harness.rewards.base import BaseRM, Scored, conversation_of
 from reward_harness.rewards.load import load_rm
 from reward_harness.spec import read_experiment
-from reward_harness.stages.make import make, missing_input
+from reward_harness.stages.make import make
 from reward_harness.store import ArtifactStore
 from reward_harness.studies import expand, read_study
 from reward_harness.training.summary import read_rows
@@ -99,7 +99,7 @@ def _sampled(
 def measure_penalty(workspace: Workspace, keep: Keep) -> None:
     """KL that PPO has spent where it reaches one reward gain, by an ensemble's penalty.
 
-    From the members of the study ``ensemble-penalty``, which must have run. Gain and KL are means
+    From the members of the study ``ensemble-penalty`` that have run. Gain and KL are means
     of ``WINDOW`` steps; a seed's level is the least of its runs' best gains, and has to be above 0.
     """
     runs: dict[int, dict[str, tuple[Values, Values]]] = {}
@@ -107,7 +107,7 @@ def measure_penalty(workspace: Workspace, keep: Keep) -> None:
     for member in expand(read_study(workspace.studies, "ensemble-penalty")):
         made = store.current(member.key, "ppo_checkpoint")
         if made is None:
-            raise missing_input(member.key, "ppo_checkpoint", "ppo_checkpoint")
+            continue
         rows = read_rows(made.file("metrics.jsonl"))
         reward, kl = (_smooth([float(row[n]) for row in rows]) for n in ("reward_mean", "kl_k1"))
         runs.setdefault(member.seed, {})[member.variant] = (reward - reward[0], kl)
