@@ -99,12 +99,15 @@ def _sampled(
 def measure_penalty(workspace: Workspace, keep: Keep) -> None:
     """KL that PPO has spent where it reaches one reward gain, by an ensemble's penalty.
 
-    From the members of the study ``ensemble-penalty`` that have run. Gain and KL are means
-    of ``WINDOW`` steps; a seed's level is the least of its runs' best gains, and has to be above 0.
+    From the seeds of the study ``ensemble-penalty`` whose variants have all run. Gain and KL are
+    means of ``WINDOW`` steps; a seed's level is the least of its runs' best gains, and has to be
+    above 0.
     """
     runs: dict[int, dict[str, tuple[Values, Values]]] = {}
     store = ArtifactStore(workspace.runs)
-    for member in expand(read_study(workspace.studies, "ensemble-penalty")):
+    members = expand(read_study(workspace.studies, "ensemble-penalty"))
+    variants = len({member.variant for member in members})
+    for member in members:
         made = store.current(member.key, "ppo_checkpoint")
         if made is None:
             continue
@@ -113,6 +116,8 @@ def measure_penalty(workspace: Workspace, keep: Keep) -> None:
         runs.setdefault(member.seed, {})[member.variant] = (reward - reward[0], kl)
     spent: dict[str, list[float]] = {}
     for seed, found in runs.items():
+        if len(found) < variants:
+            continue
         level = min(float(gain.max()) for gain, _ in found.values())
         row: dict[str, Any] = {"level": round(level, 3)}
         if level > 0:
