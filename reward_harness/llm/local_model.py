@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from reward_harness.models.batches import length_batches, pad_batch, position_ids
+from reward_harness.models.batches import in_batches, pad_batch, position_ids
 from reward_harness.models.chat import Turns, encode_prompt, encode_text, pad_id
 from reward_harness.models.embedded import load_policy_folder
 from reward_harness.models.generation import generate
@@ -44,12 +44,13 @@ class LocalModel:
         """
         rows = [encode_prompt(self._tokenizer, q)[-self._max_tokens :] for q in questions]
         first, second = answer_ids(self._tokenizer, sides)
-        found: dict[int, float] = {}
-        for batch in length_batches([len(row) for row in rows], BATCH_TOKENS):
+
+        def odds(batch: list[int]) -> list[float]:
             logits = self._next_logits([rows[index] for index in batch])
-            odds = logits[:, first].logsumexp(-1) - logits[:, second].logsumexp(-1)
-            found.update(zip(batch, odds.tolist(), strict=True))
-        return [found[index] for index in range(len(rows))], sum(map(len, rows))
+            return (logits[:, first].logsumexp(-1) - logits[:, second].logsumexp(-1)).tolist()
+
+        lengths = [len(row) for row in rows]
+        return in_batches(lengths, BATCH_TOKENS, odds), sum(lengths)
 
     def write(self, messages: Turns, vote: int) -> tuple[str, int, int]:
         """``(reply, tokens read, tokens written)``; vote 0 is greedy, others are drawn."""

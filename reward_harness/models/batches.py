@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from typing import Literal
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Literal, TypeVar
 
 import torch
 
 CPU_PADDING = 0.1
+T = TypeVar("T")
 
 
 def length_batches(
@@ -31,6 +32,19 @@ def length_batches(
         batch.append(index)
     if batch:
         yield batch
+
+
+def in_batches(
+    lengths: Sequence[int],
+    budget: int,
+    compute: Callable[[list[int]], Iterable[T]],
+    padding: float | None = None,
+) -> list[T]:
+    """What ``compute`` gives for the indices of each of ``length_batches``, in order of indices."""
+    found: dict[int, T] = {}
+    for batch in length_batches(lengths, budget, padding):
+        found.update(zip(batch, compute(batch), strict=True))
+    return [found[index] for index in range(len(lengths))]
 
 
 def padding_on(device: torch.device) -> float | None:

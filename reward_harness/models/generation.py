@@ -15,7 +15,7 @@ import torch
 from transformers import GenerationConfig
 
 from reward_harness.hashing import derive_seed
-from reward_harness.models.batches import length_batches, pad_batch, position_ids
+from reward_harness.models.batches import in_batches, pad_batch, position_ids
 from reward_harness.models.chat import Turns, encode_prompt, encode_response, end_id, pad_id
 
 if TYPE_CHECKING:
@@ -156,11 +156,11 @@ def response_logprobs(
     heads = [encode_prompt(tokenizer, prompt) for prompt in prompts]
     tails = [encode_response(tokenizer, r) if isinstance(r, str) else list(r) for r in responses]
     lengths = [len(head) + len(tail) for head, tail in zip(heads, tails, strict=True)]
-    found: dict[int, torch.Tensor] = {}
-    for batch in length_batches(lengths, batch_tokens):
-        rows = [(heads[index], tails[index]) for index in batch]
-        found.update(zip(batch, _batch_logprobs(model, tokenizer, rows), strict=True))
-    return [found[index] for index in range(len(lengths))]
+
+    def of(batch: list[int]) -> list[torch.Tensor]:
+        return _batch_logprobs(model, tokenizer, [(heads[i], tails[i]) for i in batch])
+
+    return in_batches(lengths, batch_tokens, of)
 
 
 def _batch_logprobs(

@@ -26,7 +26,7 @@ from torch import nn
 from reward_harness.errors import ArtifactError
 from reward_harness.hashing import canonical_json
 from reward_harness.manifest import Frozen
-from reward_harness.models.batches import length_batches, pad_batch, padding_on, position_ids
+from reward_harness.models.batches import in_batches, pad_batch, padding_on, position_ids
 from reward_harness.models.chat import (
     Turns,
     encode_prompt,
@@ -235,10 +235,10 @@ class RewardModel(nn.Module):
         batch_tokens: int,
         compute: Callable[[RewardBatch], torch.Tensor],
     ) -> list[torch.Tensor]:
-        found: dict[int, torch.Tensor] = {}
+        def of(indices: list[int]) -> torch.Tensor:
+            batch = self.batch([encoded[index] for index in indices])
+            return compute(batch.to(self.device)).cpu()
+
+        lengths = [len(row.ids) for row in encoded]
         with torch.inference_mode():
-            lengths = [len(row.ids) for row in encoded]
-            for indices in length_batches(lengths, batch_tokens, padding_on(self.device)):
-                batch = self.batch([encoded[index] for index in indices]).to(self.device)
-                found.update(zip(indices, compute(batch).cpu(), strict=True))
-        return [found[index] for index in range(len(encoded))]
+            return in_batches(lengths, batch_tokens, of, padding_on(self.device))

@@ -17,10 +17,10 @@ import torch
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-Row = tuple[tuple[int, ...], tuple[int, ...]]
-"""The token ids of the first and of the second sequence."""
+Row = tuple[Sequence[int], Sequence[int], int]
+"""The token ids of the first and of the second sequence, and how many leading ones they share."""
 
-PROBE = (tuple(range(1, 13)), (*range(1, 8), 5, 4, 3))
+PROBE: Row = (range(1, 13), (*range(1, 8), 5, 4, 3), 7)
 TOLERANCE = 1e-3
 """Largest difference of a state, relative to the largest state, between the two ways."""
 
@@ -40,13 +40,13 @@ def can_share(backbone: PreTrainedModel) -> bool:
     kinds = getattr(settings, "layer_types", None)
     window = getattr(settings, "sliding_window", None) if kinds is None else None
     plain = window is None and set(kinds or ()) <= {"full_attention"}
-    if not plain or settings._attn_implementation != "sdpa" or settings.vocab_size <= max(PROBE[0]):
+    if not plain or settings._attn_implementation != "sdpa" or settings.vocab_size <= PROBE[0][-1]:
         return False
     device = backbone.device
     with torch.inference_mode():
         together = last_states(backbone, [PROBE], 0)[0]
-        for sequence, state in zip(PROBE, together, strict=True):
-            ids = torch.tensor([sequence], device=device)
+        for sequence, state in zip(PROBE[:2], together, strict=True):
+            ids = torch.tensor([[*sequence]], device=device)
             alone = backbone(input_ids=ids).last_hidden_state[0, -1]
             if (alone - state).abs().max() > TOLERANCE * alone.abs().max():
                 return False
@@ -56,18 +56,18 @@ def can_share(backbone: PreTrainedModel) -> bool:
 def last_states(backbone: Any, rows: Sequence[Row], pad: int) -> torch.Tensor:
     """States (B, 2, H) at the last token of both sequences of each row."""
     device = backbone.device
-    split = [(shared_length(*row), *(len(side) for side in row)) for row in rows]
-    width = max(first + second - shared for shared, first, second in split)
+    width = max(len(one) + len(two) - shared for one, two, shared in rows)
     ids = torch.full((len(rows), width), pad, dtype=torch.long)
     positions = torch.zeros_like(ids)
     part = torch.full_like(ids, 3)  # 0 shared, 1 and 2 the rests, 3 padding
-    for index, ((one, two), (shared, first, second)) in enumerate(zip(rows, split, strict=True)):
-        end = first + second - shared
+    ends: list[tuple[int, int]] = []
+    for index, (one, two, shared) in enumerate(rows):
+        own = len(one) - shared, len(two) - shared
+        end = shared + sum(own)
         ids[index, :end] = torch.tensor((*one, *two[shared:]))
-        positions[index, :end] = torch.tensor((*range(first), *range(shared, second)))
-        part[index, :end] = torch.tensor(
-            (0,) * shared + (1,) * (first - shared) + (2,) * (second - shared)
-        )
+        positions[index, :end] = torch.tensor((*range(len(one)), *range(shared, len(two))))
+        part[index, :end] = torch.tensor((0,) * shared + (1,) * own[0] + (2,) * own[1])
+        ends.append((len(one) - 1, end - 1))
     same = part[:, :, None] == part[:, None, :]
     seen = (same | (part[:, None, :] == 0)) & torch.ones(width, width, dtype=torch.bool).tril()
     states = backbone(
@@ -75,7 +75,6 @@ def last_states(backbone: Any, rows: Sequence[Row], pad: int) -> torch.Tensor:
         attention_mask=seen[:, None].to(device),
         position_ids=positions.to(device),
     ).last_hidden_state
-    ends = torch.tensor(
-        [(first - 1, first + second - shared - 1) for shared, first, second in split]
-    )
-    return states[torch.arange(len(rows), device=device)[:, None], ends.to(device)]
+    return states[
+        torch.arange(len(rows), device=device)[:, None], torch.tensor(ends, device=device)
+    ]

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 import torch
 
-from reward_harness.models.batches import length_batches, pad_batch, padding_on, position_ids
+from reward_harness.models.batches import in_batches, pad_batch, padding_on, position_ids
 from reward_harness.models.chat import Turns, encode_prompt, encode_text, pad_id
 from reward_harness.models.reward_head import SCORE_BATCH_TOKENS, RewardModel
 
@@ -74,15 +74,15 @@ def step_logits(model: RewardModel, rows: Sequence[EncodedSteps]) -> torch.Tenso
 
 def all_step_features(model: RewardModel, rows: Sequence[EncodedSteps]) -> torch.Tensor:
     """As ``step_features`` without gradient, in batches of a token budget."""
-    found: dict[int, torch.Tensor] = {}
+
+    def of(indices: list[int]) -> Sequence[torch.Tensor]:
+        batch = [rows[index] for index in indices]
+        return step_features(model, batch).cpu().split([len(row.pooled) for row in batch])
+
+    lengths = [len(row.ids) for row in rows]
     with torch.inference_mode():
-        lengths, padding = [len(row.ids) for row in rows], padding_on(model.device)
-        for indices in length_batches(lengths, SCORE_BATCH_TOKENS, padding):
-            batch = [rows[index] for index in indices]
-            features = step_features(model, batch).cpu()
-            sizes = [len(row.pooled) for row in batch]
-            found.update(zip(indices, features.split(sizes), strict=True))
-    return torch.cat([found[index] for index in range(len(rows))]).clone()
+        found = in_batches(lengths, SCORE_BATCH_TOKENS, of, padding_on(model.device))
+    return torch.cat(found).clone()
 
 
 def step_probabilities(model: RewardModel, rows: Sequence[EncodedSteps]) -> list[float]:

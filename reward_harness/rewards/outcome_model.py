@@ -17,7 +17,7 @@ from typing import Literal, cast
 import torch
 
 from reward_harness.errors import SpecError
-from reward_harness.models.batches import length_batches, pad_batch, padding_on
+from reward_harness.models.batches import in_batches, pad_batch, padding_on
 from reward_harness.models.chat import Turns, encode_text, pad_id
 from reward_harness.models.published import Opened
 from reward_harness.rubrics.grading import prompt_text
@@ -66,17 +66,16 @@ class OutcomeModel:
         self, rows: Sequence[Sequence[int]], side: Literal["left", "right"] = "right"
     ) -> list[float]:
         """Scores of tokenised conversations, in order."""
-        found: dict[int, float] = {}
+        device, pad = self.opened.device, pad_id(self.opened.tokenizer)
+
+        def of(batch: list[int]) -> list[float]:
+            padded = pad_batch([rows[index] for index in batch], pad, side)
+            ids, mask = (tensor.to(device) for tensor in padded)
+            return self._logits(ids, mask).float().tolist()
+
+        lengths = [len(row) for row in rows]
         with torch.inference_mode():
-            lengths, padding = [len(row) for row in rows], padding_on(self.opened.device)
-            for batch in length_batches(lengths, self.batch_tokens, padding):
-                padded = pad_batch(
-                    [rows[index] for index in batch], pad_id(self.opened.tokenizer), side
-                )
-                ids, mask = (tensor.to(self.opened.device) for tensor in padded)
-                logits = self._logits(ids, mask).float().cpu()
-                found.update(zip(batch, logits.tolist(), strict=True))
-        return [found[index] for index in range(len(rows))]
+            return in_batches(lengths, self.batch_tokens, of, padding_on(device))
 
     def _logits(self, ids: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
         """Rewards (B,); a row's last real token is where the mask's running sum first peaks."""

@@ -21,7 +21,7 @@ from reward_harness.data.files import read_records
 from reward_harness.data.records import PreferencePair
 from reward_harness.hashing import canonical_json, derive_seed
 from reward_harness.manifest import Metric
-from reward_harness.models.batches import length_batches, padding_on
+from reward_harness.models.batches import in_batches, length_batches, padding_on
 from reward_harness.models.chat import pad_id
 from reward_harness.models.reward_head import (
     SCORE_BATCH_TOKENS,
@@ -84,13 +84,14 @@ class BradleyTerry:
             chosen = model.pooled_features([pair.chosen for pair in samples])
             rejected = model.pooled_features([pair.rejected for pair in samples])
             return warm_head(chosen, rejected)
-        found: dict[int, Tensor] = {}
+
+        def states(part: list[int]) -> Tensor:
+            return shared_states(model, [samples[index] for index in part]).cpu()
+
         widths = [pair.width for pair in samples]
         with torch.inference_mode():
-            for part in length_batches(widths, SCORE_BATCH_TOKENS, padding_on(model.device)):
-                states = shared_states(model, [samples[index] for index in part]).cpu()
-                found.update(zip(part, states, strict=True))
-        both = torch.stack([found[index] for index in range(len(samples))])
+            found = in_batches(widths, SCORE_BATCH_TOKENS, states, padding_on(model.device))
+        both = torch.stack(found)
         return warm_head(both[:, 0], both[:, 1])
 
     def loss(self, model: RewardModel, part: Sequence[EncodedPair]) -> tuple[Tensor, Tensor]:
@@ -231,7 +232,7 @@ def encode_pair(model: RewardModel, pair: PreferencePair, share: bool = False) -
 
 def shared_states(model: RewardModel, pairs: Sequence[EncodedPair]) -> Tensor:
     """Pooled states (N, 2, H) of chosen and rejected in float32, each pair's prompt read once."""
-    rows = [(pair.chosen.ids, pair.rejected.ids) for pair in pairs]
+    rows = [(pair.chosen.ids, pair.rejected.ids, pair.shared) for pair in pairs]
     return last_states(model.backbone, rows, pad_id(model.tokenizer)).float()
 
 

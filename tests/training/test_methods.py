@@ -343,12 +343,10 @@ def answer(text: str) -> dict[str, str]:
 
 
 def test_reading_a_prompt_once_trains_the_same_model(jobs, tmp_path, monkeypatch):
-    job = unlogged(jobs.bt(max_steps=3))
-    sft = jobs.sft()
-    job = job.model_copy(update={"model": sft.model})
+    job = unlogged(jobs.bt(max_steps=3)).model_copy(update={"model": jobs.sft().model})
     rows = []
     for name, share in (("once", True), ("twice", False)):
-        monkeypatch.setattr(f"{reward_model.__name__}.can_share", lambda _, share=share: share)
+        monkeypatch.setattr(reward_model, "can_share", lambda _, share=share: share)
         run_job(job, tmp_path / name, quiet)
         lines = (tmp_path / name / "metrics.jsonl").read_text().splitlines()
         rows.append([json.loads(line) for line in lines])
