@@ -11,7 +11,7 @@ from typing import Any
 
 import dagster as dg
 
-from reward_harness.manifest import Manifest, Metric
+from reward_harness.manifest import TAKEN_FROM, Manifest, Metric
 from reward_harness.store import Artifact
 from reward_harness.workspace import reports_url
 
@@ -94,6 +94,8 @@ def _metadata(artifact: Artifact, reused: bool) -> dict[str, Any]:
 
 
 def _how(artifact: Artifact, reused: bool) -> str:
+    if (made_in := artifact.manifest.notes.get(TAKEN_FROM)) is not None:
+        return f"taken from {made_in}, which was made from the same"
     if reused:
         return "reused: nothing it is made from changed"
     comparison = artifact.publication.notes.get(COMPARISON)

@@ -19,6 +19,8 @@ from reward_harness.hashing import digest_json
 SCHEMA_VERSION = "1.0"
 MANIFEST_NAME = "manifest.json"
 LOG_PREFIX = "log/"
+TAKEN_FROM = "taken_from"
+"""Among ``notes``: the artifact id under which another experiment made this content."""
 
 
 class Frozen(BaseModel):

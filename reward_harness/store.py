@@ -4,9 +4,10 @@ on read.
 Publish = build in a temporary sibling folder, fsync files and folder, rename. Each publication is
 one line of ``publications.jsonl`` (recipe, inputs, run id, time): the last line says which
 artifact is current. A *recipe* is all that decides a stage's result (code version, section
-digests, input digests); the same recipe reuses what is published. One lock for each recipe makes
-two runs of one experiment share the work instead of racing for it; the kernel drops the lock of a
-killed process, and what it left half built is swept by the next builder.
+digests, input digests); the same recipe reuses what is published, and a shared stage takes what
+another experiment published from it: a copy by hard links, whose manifest names where it was made.
+One lock for each recipe makes two runs share the work instead of racing for it; the kernel drops
+the lock of a killed process, and what it left half built is swept by the next builder.
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ from reward_harness.hashing import canonical_json, digest_file
 from reward_harness.locking import file_lock
 from reward_harness.manifest import (
     MANIFEST_NAME,
+    TAKEN_FROM,
     Code,
     Environment,
     Manifest,
@@ -42,6 +44,7 @@ from reward_harness.recipe import reproduce_argv
 GATES_NAME = "gates.json"
 PUBLICATIONS_NAME = "publications.jsonl"
 SPECS_FOLDER = "specs"
+SHARED_LOCKS = ".locks"
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,10 +122,7 @@ class ArtifactStore:
 
     def current(self, experiment: str, stage: str) -> Artifact | None:
         """The newest publication whose artifact is there, or None."""
-        for publication in reversed(self.publications(experiment, stage)):
-            if self._manifest_path(experiment, stage, publication.digest).is_file():
-                return self._open(experiment, stage, publication)
-        return None
+        return self._newest(experiment, stage, lambda publication: True)
 
     def load(self, experiment: str, stage: str, digest: str) -> Artifact:
         """The artifact with this digest (or its unique prefix); ``ArtifactError`` if it is not
@@ -140,11 +140,46 @@ class ArtifactStore:
 
     def find(self, recipe: Recipe) -> Artifact | None:
         """What was published from an equal recipe, newest first, or None."""
-        for publication in reversed(self.publications(recipe.experiment, recipe.stage)):
-            path = self._manifest_path(recipe.experiment, recipe.stage, publication.digest)
-            wanted = recipe.again in ("", publication.again)
-            if wanted and publication.recipe == recipe.digest and path.is_file():
-                return self._open(recipe.experiment, recipe.stage, publication)
+        return self._newest(
+            recipe.experiment,
+            recipe.stage,
+            lambda made: made.recipe == recipe.digest and recipe.again in ("", made.again),
+        )
+
+    def find_any(self, recipe: Recipe, *, shared: bool) -> Artifact | None:
+        """What a plain run of this recipe would reuse; ``shared`` as in ``produce``."""
+        return self.find(recipe) or (self.find_elsewhere(recipe) if shared else None)
+
+    def find_elsewhere(self, recipe: Recipe) -> Artifact | None:
+        """What another experiment published from an equal recipe, or None; no repetition, which is
+        its own affair, and nothing whose files have changed.
+        """
+
+        def first(made: Publication) -> bool:
+            return made.recipe == recipe.digest and not made.again
+
+        for path in sorted(self.root.glob(f"[!.]*/{recipe.stage}/{PUBLICATIONS_NAME}")):
+            experiment = path.parents[1].name
+            if experiment == recipe.experiment:
+                continue
+            try:
+                known = recipe.digest.encode() in path.read_bytes()
+                found = self._newest(experiment, recipe.stage, first) if known else None
+                if found is not None:
+                    found.verify()
+                    return found
+            except (ArtifactError, OSError):
+                continue  # who reads it there will hear of it
+        return None
+
+    def _newest(
+        self, experiment: str, stage: str, wanted: Callable[[Publication], bool]
+    ) -> Artifact | None:
+        """The newest wanted publication whose artifact is there, or None."""
+        for publication in reversed(self.publications(experiment, stage)):
+            path = self._manifest_path(experiment, stage, publication.digest)
+            if wanted(publication) and path.is_file():
+                return self._open(experiment, stage, publication)
         return None
 
     def produce(
@@ -156,31 +191,39 @@ class ArtifactStore:
         environment: Callable[[str], Environment],
         code: Code,
         run_id: str,
+        shared: bool = False,
     ) -> tuple[Artifact, bool]:
         """Reuse what an equal recipe published, else build and publish; returns (artifact, reused).
 
         ``build`` writes files into the folder it is given. Whatever it raises leaves nothing
-        published.
+        published. ``shared``: what another experiment published from an equal recipe will do too.
         """
         folder = self.stage_folder(recipe.experiment, recipe.stage)
         folder.mkdir(parents=True, exist_ok=True)
-        with file_lock(folder / f".lock-{recipe.digest[:16]}"):
+        locks = self.root / SHARED_LOCKS if shared else folder
+        with file_lock(locks / f".lock-{recipe.digest[:16]}"):
             if (known := self.find(recipe)) is not None:
                 known.verify()
                 return self._made_current(known, recipe, run_id), True
+            elsewhere = self.find_elsewhere(recipe) if shared and not recipe.again else None
             building = folder / f".building-{recipe.digest[:16]}"
             shutil.rmtree(building, ignore_errors=True)
             building.mkdir()
             try:
-                outcome = build(building)
-                manifest = self._seal(building, recipe, outcome, environment(outcome.device), code)
+                if elsewhere is None:
+                    outcome = build(building)
+                    device = environment(outcome.device)
+                    manifest = self._seal(building, recipe, outcome, device, code)
+                else:
+                    manifest = self._take(elsewhere, building, recipe)
             except BaseException:
                 shutil.rmtree(building, ignore_errors=True)
                 raise
             self._save_spec(recipe, snapshot)
             self._publish(building, folder / manifest.digest)
-            publication = self._append(recipe, manifest.digest, run_id, outcome.notes)
-        return self._open(recipe.experiment, recipe.stage, publication), False
+            publication = self._append(recipe, manifest.digest, run_id, manifest.notes)
+        artifact = self._open(recipe.experiment, recipe.stage, publication)
+        return artifact, elsewhere is not None
 
     def spec_snapshot(self, experiment: str, spec_digest: str) -> dict[str, Any]:
         """The experiment that an artifact was made with, by its manifest's ``spec_digest``.
@@ -259,8 +302,27 @@ class ArtifactStore:
         )
         for path in files:
             _fsync(path)
-        _write_durably(folder / MANIFEST_NAME, manifest.model_dump_json(indent=1).encode())
-        _fsync(folder)
+        _write_manifest(folder, manifest)
+        return manifest
+
+    def _take(self, source: Artifact, folder: Path, recipe: Recipe) -> Manifest:
+        """Fill ``folder`` with links to another experiment's files; what they cost is told as it
+        was, and where they were made under ``TAKEN_FROM``.
+        """
+        for output in source.manifest.outputs:
+            target = folder / output.path
+            target.parent.mkdir(parents=True, exist_ok=True)
+            _link(source.path / output.path, target)
+        made_in = source.manifest.notes.get(TAKEN_FROM, source.manifest.artifact_id)
+        manifest = source.manifest.model_copy(
+            update={
+                "experiment": recipe.experiment,
+                "inputs": dict(recipe.inputs),
+                "reproduce": Reproduce(argv=reproduce_argv(recipe)),
+                "notes": {**source.manifest.notes, TAKEN_FROM: made_in},
+            }
+        )
+        _write_manifest(folder, manifest)
         return manifest
 
     def _publish(self, building: Path, final: Path) -> None:
@@ -301,6 +363,20 @@ class ArtifactStore:
         path.parent.mkdir(parents=True, exist_ok=True)
         if not path.is_file():
             write_atomically(path, canonical_json(dict(snapshot)))
+
+
+def _write_manifest(folder: Path, manifest: Manifest) -> None:
+    _write_durably(folder / MANIFEST_NAME, manifest.model_dump_json(indent=1).encode())
+    _fsync(folder)
+
+
+def _link(source: Path, target: Path) -> None:
+    """One more name for a published file, which nobody changes; a copy where links cannot be."""
+    try:
+        target.hardlink_to(source)
+    except OSError:
+        shutil.copy2(source, target)
+        _fsync(target)
 
 
 def write_atomically(path: Path, data: bytes) -> None:

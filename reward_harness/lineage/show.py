@@ -6,7 +6,7 @@ import json
 from typing import TYPE_CHECKING, Any
 
 from reward_harness.lineage.provenance import Identity, Lineage, Node, lineage_of
-from reward_harness.manifest import Cost, Manifest
+from reward_harness.manifest import TAKEN_FROM, Cost, Manifest
 from reward_harness.store import ArtifactStore
 from reward_harness.workspace import Workspace
 
@@ -57,7 +57,8 @@ def _record(node: Node) -> dict[str, Any]:
     manifest = node.manifest.model_dump(
         mode="json", include={"code", "spec_digest", "gates", "cost", "created_at", "reproduce"}
     )
-    return record | manifest | {"published_at": node.published_at, "run_id": node.run_id}
+    here = {"published_at": node.published_at, "run_id": node.run_id}
+    return record | manifest | here | {TAKEN_FROM: node.manifest.notes.get(TAKEN_FROM)}
 
 
 def _grow(tree: Tree, node: Node, experiment: str, seen: set[Identity]) -> None:
@@ -76,7 +77,9 @@ def _line(node: Node, experiment: str) -> str:
     if node.manifest is None:
         return f"{name}  [red]gone from the disk[/]"
     manifest = node.manifest
-    return f"{name}  [dim]{_code_text(manifest)}[/]  {_cost_text(manifest.cost)}{_gates(manifest)}"
+    made_in = manifest.notes.get(TAKEN_FROM)
+    cost = _cost_text(manifest.cost) + (f" in {made_in.split('/')[0]}" if made_in else "")
+    return f"{name}  [dim]{_code_text(manifest)}[/]  {cost}{_gates(manifest)}"
 
 
 def _code_text(manifest: Manifest) -> str:

@@ -147,15 +147,15 @@ def make(
 ) -> tuple[Artifact, bool]:
     """Make one stage, or reuse what an equal recipe published; returns (artifact, reused).
 
-    ``inputs`` default to the current artifact of each input stage. ``ArtifactError`` if one is
-    missing.
+    A shared stage also reuses what another experiment published. ``inputs`` default to the current
+    artifact of each input stage. ``ArtifactError`` if one is missing.
     """
     stage = STAGES[stage_name]
     services = services or Services()
     store = ArtifactStore(workspace.runs)
     found = dict(inputs) if inputs is not None else current_inputs(store, spec, stage)
     recipe = plan_recipe(workspace, spec, stage, {name: a.digest for name, a in found.items()})
-    if services.again and store.find(recipe) is not None:
+    if services.again and store.find_any(recipe, shared=stage.shared):
         recipe = replace(recipe, again=services.again)
     run = StageRun(stage, spec, workspace, store, found, services, recipe)
     produced = store.produce(
@@ -165,6 +165,7 @@ def make(
         environment=environment_of,
         code=code_of(workspace.root, stage.code_version),
         run_id=services.run_id,
+        shared=stage.shared,
     )
     for finish in run.after_publish:
         finish()

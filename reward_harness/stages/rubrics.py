@@ -267,10 +267,9 @@ def _write_choice(
     write_json(folder / GRADED_PARTS_NAME, graded.model_dump(mode="json"))
     write_json(folder / "heldout.json", heldout.model_dump(mode="json"))
     if SHARED in rubrics:
-        title = f"Best rubric of {run.experiment.key}"
         criteria = listed_criteria(rubrics[SHARED], evaluator, ranges["test"])
         write_json(folder / "criteria.json", [line.model_dump(mode="json") for line in criteria])
-        shown = rubric_summary(title, heldout, criteria)
+        shown = rubric_summary("Best rubric", heldout, criteria)
         plot_choice(rubrics[SHARED], heldout, folder / "plot.png")
     else:
         shown = f"# Rubrics of {len(rubrics)} prompts\n\nChosen {heldout.selected_by}.\n"

@@ -7,6 +7,9 @@ from dataclasses import dataclass
 
 from reward_harness.spec import ExperimentSpec
 
+SHARED_GROUPS = ("datasets", "rubrics", "reward_models", "policies")
+"""Groups of stages that write nothing of their own experiment, ``rm_artifact`` apart."""
+
 
 @dataclass(frozen=True, slots=True)
 class Stage:
@@ -37,6 +40,13 @@ class Stage:
     settle: str | None = None
     wanted: Callable[[ExperimentSpec], bool] = lambda spec: True
     uses: Callable[[ExperimentSpec], tuple[str, ...]] | None = None
+
+    @property
+    def shared(self) -> bool:
+        """Whether any experiment with an equal recipe may take its artifacts. A deployment names
+        its experiment, so no recipe that has one among its inputs is another experiment's too.
+        """
+        return self.group in SHARED_GROUPS and self.name != "rm_artifact"
 
     @property
     def from_source(self) -> bool:

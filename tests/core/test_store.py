@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -22,7 +24,12 @@ RECIPE = Recipe("toy", "sft_checkpoint", "1", {"policy": "a"}, {"sft_examples": 
 
 
 def produce(
-    store: ArtifactStore, build, recipe: Recipe = RECIPE, run_id: str = "r"
+    store: ArtifactStore,
+    build,
+    recipe: Recipe = RECIPE,
+    run_id: str = "r",
+    *,
+    shared: bool = False,
 ) -> tuple[Artifact, bool]:
     return store.produce(
         recipe,
@@ -31,6 +38,7 @@ def produce(
         environment=environment_of,
         code=Code(version="1"),
         run_id=run_id,
+        shared=shared,
     )
 
 
@@ -107,6 +115,76 @@ def test_going_back_to_an_old_recipe_makes_its_artifact_current_again(store: Art
     assert store.current("toy", "sft_checkpoint").digest == first.digest
 
 
+OTHER = replace(RECIPE, experiment="other")
+
+
+def test_a_shared_stage_takes_what_another_experiment_made_and_says_so(
+    store: ArtifactStore,
+) -> None:
+    gate = Gate(passed=True, value=0.6, threshold=0.5)
+    made, _ = produce(store, writer("hello", gates={"g": gate}, notes={"by": 1}), shared=True)
+    taken, reused = produce(store, writer("never"), OTHER, run_id="second", shared=True)
+    assert reused and taken.digest == made.digest and taken.path != made.path
+    taken.verify()
+    assert taken.file("out.txt").samefile(made.file("out.txt"))
+    old, new = made.manifest, taken.manifest
+    assert new.notes == {"by": 1, "taken_from": old.artifact_id}
+    assert (new.experiment, new.reproduce.argv[2]) == ("other", "other")
+    assert (new.metrics, new.gates, new.cost) == (old.metrics, old.gates, old.cost)
+    assert new.created_at == old.created_at and taken.publication.run_id == "second"
+    assert store.spec_snapshot("other", taken.publication.spec_digest) == {"key": "toy"}
+    third, _ = produce(store, writer("never"), replace(RECIPE, experiment="third"), shared=True)
+    assert third.manifest.notes["taken_from"] == old.artifact_id
+    again, reused = produce(store, writer("never"), OTHER, shared=True)
+    assert reused and again.publication == taken.publication
+
+
+def test_what_was_taken_stays_when_its_first_maker_is_deleted(store: ArtifactStore) -> None:
+    made, _ = produce(store, writer("hello"), shared=True)
+    produce(store, writer("never"), OTHER, shared=True)
+    shutil.rmtree(made.path)
+    kept = store.current("other", "sft_checkpoint")
+    kept.verify()
+    assert kept.file("out.txt").read_text() == "hello"
+
+
+def test_a_stage_that_is_not_shared_is_made_for_each_experiment(store: ArtifactStore) -> None:
+    produce(store, writer("one"))
+    second, reused = produce(store, writer("two"), OTHER)
+    assert not reused and "taken_from" not in second.manifest.notes
+
+
+@pytest.mark.parametrize("file", ["out.txt", "manifest.json"])
+def test_changed_files_of_another_experiment_are_not_taken(store: ArtifactStore, file: str) -> None:
+    made, _ = produce(store, writer("hello"), shared=True)
+    (made.path / file).write_text("changed")
+    second, reused = produce(store, writer("hello"), OTHER, shared=True)
+    assert not reused
+    second.verify()
+
+
+def test_repetitions_stay_in_their_experiment(store: ArtifactStore) -> None:
+    first, _ = produce(store, writer("one"), shared=True)
+    produce(store, writer("two"), replace(RECIPE, again="second week"), shared=True)
+    taken, reused = produce(store, writer("never"), OTHER, shared=True)
+    assert reused and taken.digest == first.digest
+    again, reused = produce(store, writer("own"), replace(OTHER, again="first week"), shared=True)
+    assert not reused and again.digest != first.digest
+
+
+def test_where_files_cannot_be_linked_they_are_copied(
+    store: ArtifactStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made, _ = produce(store, writer("hello"), shared=True)
+
+    def refused(*names) -> None:
+        raise OSError(errno.EXDEV, "no links across file systems")
+
+    monkeypatch.setattr(Path, "hardlink_to", refused)
+    taken, reused = produce(store, writer("never"), OTHER, shared=True)
+    assert reused and not taken.file("out.txt").samefile(made.path / "out.txt")
+
+
 def test_one_changed_byte_is_an_error_that_names_the_file(store: ArtifactStore) -> None:
     artifact, _ = produce(store, writer("hello"))
     assert artifact.file("out.txt").read_text() == "hello"
@@ -166,20 +244,20 @@ from reward_harness.environment import environment_of
 from reward_harness.manifest import Code, Outcome
 from reward_harness.store import ArtifactStore, Recipe
 store = ArtifactStore(Path(sys.argv[1]))
-recipe = Recipe("toy", "sft_checkpoint", "1", {"policy": "a"}, {"sft_examples": "b"})
+recipe = Recipe(sys.argv[3], "sft_checkpoint", "1", {"policy": "a"}, {"sft_examples": "b"})
 def build(folder):
     print("building", flush=True)
     (folder / "out.txt").write_text("hello")
     time.sleep(float(sys.argv[2]))
     return Outcome()
-artifact, reused = store.produce(recipe, build, snapshot={}, environment=environment_of, code=Code(version="1"), run_id="c")
+artifact, reused = store.produce(recipe, build, snapshot={}, environment=environment_of, code=Code(version="1"), run_id="c", shared=True)
 print("reused" if reused else "made", artifact.digest, flush=True)
 """
 
 
-def child(store: ArtifactStore, seconds: float) -> subprocess.Popen[str]:
+def child(store: ArtifactStore, seconds: float, experiment: str = "toy") -> subprocess.Popen[str]:
     return subprocess.Popen(
-        [sys.executable, "-c", CHILD, str(store.root), str(seconds)],
+        [sys.executable, "-c", CHILD, str(store.root), str(seconds), experiment],
         stdout=subprocess.PIPE,
         text=True,
     )
@@ -196,8 +274,9 @@ def test_killed_builder_leaves_no_artifact_and_the_next_one_finishes(store: Arti
     assert not list(store.stage_folder("toy", "sft_checkpoint").glob(".building-*"))
 
 
-def test_two_runs_at_once_build_once_and_agree(store: ArtifactStore) -> None:
-    children = [child(store, 1.0) for _ in range(2)]
+@pytest.mark.parametrize("second", ["toy", "other"])
+def test_two_runs_at_once_build_once_and_agree(store: ArtifactStore, second: str) -> None:
+    children = [child(store, 1.0, experiment) for experiment in ("toy", second)]
     outputs = [process.communicate(timeout=30)[0].split() for process in children]
     assert sorted(output[-2] for output in outputs) == ["made", "reused"]
     assert outputs[0][-1] == outputs[1][-1]

@@ -7,6 +7,7 @@ from collections.abc import Callable
 
 import pytest
 
+from reward_harness.manifest import TAKEN_FROM
 from reward_harness.stages.table import STAGES
 from reward_harness.store import ArtifactStore
 from reward_harness.workspace import Workspace
@@ -97,6 +98,36 @@ def test_same_rubric_found_again_leaves_its_descendants_fresh(
     launch("smoke", ("rubric_population", "best_rubric", "rm_artifact"))
     assert store.current("smoke", "best_rubric").digest == before
     assert stale_stages(finished, "smoke") == set()
+
+
+def test_an_experiment_takes_what_its_like_made_and_makes_what_differs(
+    finished: Workspace, launch: Callable[..., str], harness: Callable[..., str]
+) -> None:
+    (finished.experiments / "longer.yaml").write_text(
+        "extends: smoke\npolicy: {ppo: {max_steps: 3}}\n"
+    )
+    launch("longer")
+    store = ArtifactStore(finished.runs)
+    made = {name: store.current("longer", name) for name in stages_of(finished, "longer")}
+    taken = {name for name, one in made.items() if TAKEN_FROM in one.manifest.notes}
+    assert taken == {
+        "preference_pairs",
+        "ranked_prompts",
+        "sft_examples",
+        "rl_prompts",
+        "reasoning_steps",
+        "rubric_population",
+        "best_rubric",
+        "bt_reward_model",
+        "sft_checkpoint",
+        "dpo_checkpoint",
+    }
+    for name in taken:
+        source = store.current("smoke", name)
+        assert made[name].manifest.notes[TAKEN_FROM] == source.manifest.artifact_id
+        made[name].verify()
+    assert planned(finished, "longer") == stale_stages(finished, "longer") == set()
+    assert "in smoke" in harness("lineage", "show", "longer", "--stage", "dpo_checkpoint")
 
 
 def test_lineage_command_reaches_the_dataset(
