@@ -7,7 +7,7 @@ from pathlib import Path
 
 import dagster as dg
 
-from reward_harness.store import write_atomically
+from reward_harness.durable import write_atomically
 from reward_harness.workspace import Workspace
 
 LOG_LINES = 40

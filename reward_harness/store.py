@@ -23,6 +23,8 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from reward_harness.artifact import Artifact as Artifact
+from reward_harness.durable import force_to_disk, link_or_copy, write_atomically, write_durably
 from reward_harness.errors import ArtifactError
 from reward_harness.hashing import canonical_json, digest_file
 from reward_harness.locking import file_lock
@@ -45,57 +47,6 @@ GATES_NAME = "gates.json"
 PUBLICATIONS_NAME = "publications.jsonl"
 SPECS_FOLDER = "specs"
 SHARED_LOCKS = ".locks"
-
-
-@dataclass(frozen=True, slots=True)
-class Artifact:
-    """A published folder with its manifest and the publication through which it was found."""
-
-    path: Path
-    manifest: Manifest
-    publication: Publication
-
-    @property
-    def digest(self) -> str:
-        return self.manifest.digest
-
-    def file(self, name: str) -> Path:
-        """Path of one output, after its sha256 was checked; ``ArtifactError`` if it differs."""
-        listed = next((o for o in self.manifest.outputs if o.path == name), None)
-        if listed is None:
-            have = ", ".join(sorted(o.path for o in self.manifest.outputs)[:12])
-            raise ArtifactError(
-                f"no output {name!r}", where=self.manifest.artifact_id, expected=have
-            )
-        _verify(self.path / name, listed, self.manifest.artifact_id)
-        return self.path / name
-
-    def folder(self, name: str) -> Path:
-        """Path of a folder of outputs, after every file in it was checked."""
-        for output in self.manifest.outputs:
-            if output.path.startswith(f"{name}/"):
-                _verify(self.path / output.path, output, self.manifest.artifact_id)
-        return self.path / name
-
-    def verify(self) -> None:
-        """Check every output; ``ArtifactError`` for the first that is missing or changed."""
-        for output in self.manifest.outputs:
-            _verify(self.path / output.path, output, self.manifest.artifact_id)
-
-
-def _verify(path: Path, output: Output, artifact_id: str) -> None:
-    advice = "Restore the file, or delete the artifact's folder and run the stage again."
-    if not path.is_file():
-        raise ArtifactError("file is missing", where=f"{artifact_id}/{output.path}", fix=advice)
-    found = digest_file(path)
-    if found != output.sha256:
-        raise ArtifactError(
-            "file does not match its digest",
-            where=f"{artifact_id}/{output.path}",
-            got=found[:16],
-            expected=output.sha256[:16],
-            fix=advice,
-        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -301,7 +252,7 @@ class ArtifactStore:
             notes=dict(outcome.notes),
         )
         for path in files:
-            _fsync(path)
+            force_to_disk(path)
         _write_manifest(folder, manifest)
         return manifest
 
@@ -312,7 +263,7 @@ class ArtifactStore:
         for output in source.manifest.outputs:
             target = folder / output.path
             target.parent.mkdir(parents=True, exist_ok=True)
-            _link(source.path / output.path, target)
+            link_or_copy(source.path / output.path, target)
         made_in = source.manifest.notes.get(TAKEN_FROM, source.manifest.artifact_id)
         manifest = source.manifest.model_copy(
             update={
@@ -331,7 +282,7 @@ class ArtifactStore:
             return
         shutil.rmtree(final, ignore_errors=True)
         building.rename(final)
-        _fsync(final.parent)
+        force_to_disk(final.parent)
 
     def _append(
         self, recipe: Recipe, digest: str, run_id: str, notes: Mapping[str, Any]
@@ -366,40 +317,8 @@ class ArtifactStore:
 
 
 def _write_manifest(folder: Path, manifest: Manifest) -> None:
-    _write_durably(folder / MANIFEST_NAME, manifest.model_dump_json(indent=1).encode())
-    _fsync(folder)
-
-
-def _link(source: Path, target: Path) -> None:
-    """One more name for a published file, which nobody changes; a copy where links cannot be."""
-    try:
-        target.hardlink_to(source)
-    except OSError:
-        shutil.copy2(source, target)
-        _fsync(target)
-
-
-def write_atomically(path: Path, data: bytes) -> None:
-    """Replace ``path`` by ``data`` so that readers and crashes meet the old or the new."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    _write_durably(temporary, data)
-    temporary.replace(path)
-    _fsync(path.parent)
-
-
-def _write_durably(path: Path, data: bytes) -> None:
-    with path.open("wb") as stream:
-        stream.write(data)
-        stream.flush()
-        os.fsync(stream.fileno())
-
-
-def _fsync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+    write_durably(folder / MANIFEST_NAME, manifest.model_dump_json(indent=1).encode())
+    force_to_disk(folder)
 
 
 def _last_byte(descriptor: int, size: int) -> bytes:

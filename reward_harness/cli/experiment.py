@@ -10,11 +10,12 @@ from rich.console import Console
 from rich.table import Table
 
 from reward_harness.cli.graph import launch
+from reward_harness.durable import write_atomically
 from reward_harness.errors import SpecError
 from reward_harness.experiments import find_experiment
 from reward_harness.manifest import Metric
 from reward_harness.spec import check_key, experiment_keys, read_experiment
-from reward_harness.store import ArtifactStore, write_atomically
+from reward_harness.store import ArtifactStore
 from reward_harness.workspace import Workspace
 
 app = typer.Typer(

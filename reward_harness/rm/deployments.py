@@ -20,11 +20,11 @@ from typing import Literal
 
 from pydantic import ValidationError
 
+from reward_harness.durable import write_atomically
 from reward_harness.errors import ArtifactError, GateRejected, SpecError
 from reward_harness.locking import file_lock
 from reward_harness.manifest import Frozen
 from reward_harness.rm.artifact import gates_of, read_artifact, verified_digest
-from reward_harness.store import write_atomically
 from reward_harness.workspace import Workspace
 
 Target = Literal["dev", "staging", "prod"]

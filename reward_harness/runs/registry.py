@@ -13,6 +13,7 @@ from typing import Any, TypeVar
 
 from pydantic import ValidationError
 
+from reward_harness.durable import write_atomically
 from reward_harness.errors import ArtifactError, DataError
 from reward_harness.hashing import digest_json
 from reward_harness.locking import file_lock
@@ -24,7 +25,6 @@ from reward_harness.runs.schemas import (
     TrainingResult,
     seconds_of,
 )
-from reward_harness.store import write_atomically
 from reward_harness.workspace import Workspace
 
 R = TypeVar("R", bound=Frozen)

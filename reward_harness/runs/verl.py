@@ -25,6 +25,7 @@ from typing import Any, Literal, cast
 
 from pydantic import ValidationError
 
+from reward_harness.durable import write_atomically
 from reward_harness.errors import ArtifactError, DataError, HarnessError
 from reward_harness.runs.handshake import require_reward
 from reward_harness.runs.registry import Registry, read_record
@@ -41,7 +42,6 @@ from reward_harness.runs.schemas import (
     TrainingResult,
 )
 from reward_harness.runs.supervision import Ended, supervise
-from reward_harness.store import write_atomically
 
 FOLDERS = ("checkpoints", "logs", "eval")
 ENDED_NAME = "ended.json"

@@ -17,12 +17,12 @@ from pathlib import Path
 
 import uvicorn
 
+from reward_harness.durable import write_atomically
 from reward_harness.errors import SpecError
 from reward_harness.serving.app import create_app
 from reward_harness.serving.records import ServerRecord
 from reward_harness.serving.settings import ServerSettings
 from reward_harness.serving.source import Source
-from reward_harness.store import write_atomically
 
 GRACE_S = 30
 BACKLOG = 2048

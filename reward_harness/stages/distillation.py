@@ -28,7 +28,7 @@ from reward_harness.stages.generated import (
     write_raw,
 )
 from reward_harness.stages.make import StageRun
-from reward_harness.stages.reward_models import searched_rubric
+from reward_harness.stages.rubrics import searched_rubric
 from reward_harness.stages.training import required
 
 

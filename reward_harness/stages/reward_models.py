@@ -16,11 +16,8 @@ from reward_harness.hashing import digest_file, digest_json
 from reward_harness.manifest import Outcome
 from reward_harness.progress import Progress
 from reward_harness.rewards.base import BaseRM, Item, Scored, conversation_of
-from reward_harness.rewards.load import load_rm
-from reward_harness.rm.artifact import write_artifact
-from reward_harness.rm.package import rubric_artifact, rubric_runtime
-from reward_harness.rubrics.files import SHARED, read_rubrics
 from reward_harness.stages.make import StageRun
+from reward_harness.stages.rubrics import searched_rubric
 from reward_harness.stages.training import (
     base_model,
     data_file,
@@ -98,23 +95,6 @@ def classifier_reward_model(run: StageRun, folder: Path) -> Outcome:
         **pair_files(pairs, pairs),
     )
     return run_training(run, folder, job)
-
-
-def searched_rubric(run: StageRun, folder: Path) -> BaseRM:
-    """The experiment's best rubric, graded as the search graded it; written to ``folder``."""
-    rubrics = read_rubrics(run.input("best_rubric").file("rubric.json"))
-    prompt_ids: dict[str, str] = {}
-    ranked = run.inputs.get("ranked_prompts")
-    if set(rubrics) != {SHARED} and ranked is not None:
-        prompts = [
-            prompt
-            for split in ("train", "validation", "test")
-            for prompt in read_records(ranked.file(f"{split}.jsonl"), RankedPrompt)
-        ]
-        prompt_ids = {prompt_key(prompt.prompt): prompt.prompt_id for prompt in prompts}
-    runtime = rubric_runtime(run.experiment.search, run.experiment.seed, run.workspace.prompts)
-    write_artifact(rubric_artifact(rubrics, runtime, prompt_ids), folder)
-    return load_rm(folder, cache=run.workspace.cache)
 
 
 def _scored(run: StageRun, scorer: BaseRM, split: str, folder: Path) -> DataFile:

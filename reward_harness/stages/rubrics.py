@@ -14,14 +14,18 @@ from pathlib import Path
 import numpy as np
 
 from reward_harness.data.files import read_records
-from reward_harness.data.records import RankedPrompt
+from reward_harness.data.records import RankedPrompt, prompt_key
 from reward_harness.errors import SpecError
 from reward_harness.llm.event_loop import run_sync
 from reward_harness.llm.gateway import Caps
 from reward_harness.llm.roles import ModelRoles
 from reward_harness.manifest import Metric, Outcome
+from reward_harness.rewards.base import BaseRM
+from reward_harness.rewards.load import load_rm
+from reward_harness.rm.artifact import write_artifact
+from reward_harness.rm.package import rubric_artifact, rubric_runtime
 from reward_harness.rubrics.extraction import GRADED_PARTS_NAME
-from reward_harness.rubrics.files import SHARED, preset_for, write_rubrics
+from reward_harness.rubrics.files import SHARED, preset_for, read_rubrics, write_rubrics
 from reward_harness.rubrics.heldout import Agreement, Heldout
 from reward_harness.rubrics.plots import plot_choice, plot_costs, plot_history
 from reward_harness.rubrics.report import listed_criteria, population_summary, rubric_summary
@@ -251,6 +255,23 @@ def _own_rubrics(
     ]
     chosen, heldout = choose_own(population.scope, owns, evaluator, run.experiment.seed)
     return {population.units[i].unit_id: rubric for i, rubric in chosen.items()}, heldout
+
+
+def searched_rubric(run: StageRun, folder: Path) -> BaseRM:
+    """The experiment's best rubric, graded as the search graded it; written to ``folder``."""
+    rubrics = read_rubrics(run.input("best_rubric").file("rubric.json"))
+    prompt_ids: dict[str, str] = {}
+    ranked = run.inputs.get("ranked_prompts")
+    if set(rubrics) != {SHARED} and ranked is not None:
+        prompts = [
+            prompt
+            for split in ("train", "validation", "test")
+            for prompt in read_records(ranked.file(f"{split}.jsonl"), RankedPrompt)
+        ]
+        prompt_ids = {prompt_key(prompt.prompt): prompt.prompt_id for prompt in prompts}
+    runtime = rubric_runtime(run.experiment.search, run.experiment.seed, run.workspace.prompts)
+    write_artifact(rubric_artifact(rubrics, runtime, prompt_ids), folder)
+    return load_rm(folder, cache=run.workspace.cache)
 
 
 def _write_choice(

@@ -7,9 +7,6 @@ from dataclasses import dataclass
 
 from reward_harness.spec import ExperimentSpec
 
-SHARED_GROUPS = ("datasets", "rubrics", "reward_models", "policies")
-"""Groups of stages that write nothing of their own experiment, ``rm_artifact`` apart."""
-
 
 @dataclass(frozen=True, slots=True)
 class Stage:
@@ -46,7 +43,7 @@ class Stage:
         """Whether any experiment with an equal recipe may take its artifacts. A deployment names
         its experiment, so no recipe that has one among its inputs is another experiment's too.
         """
-        return self.group in SHARED_GROUPS and self.name != "rm_artifact"
+        return self.name != "rm_artifact" and self.group not in ("serving", "evaluations")
 
     @property
     def from_source(self) -> bool:
@@ -114,13 +111,14 @@ def _reward_model(
     field: str,
     inputs: tuple[str, ...],
     *,
+    module: str = "reward_models",
     also: tuple[str, ...] = (),
     uses: Callable[[ExperimentSpec], tuple[str, ...]] | None = None,
 ) -> Stage:
     return Stage(
         name=name,
         group="reward_models",
-        builder=f"reward_harness.stages.reward_models:{name}",
+        builder=f"reward_harness.stages.{module}:{name}",
         sections=(f"reward_model_{field}", *also, "compute"),
         inputs=inputs,
         templates="search" in also,
@@ -129,14 +127,14 @@ def _reward_model(
     )
 
 
-def _bt_inputs(spec: ExperimentSpec) -> tuple[str, ...]:
-    section = spec.reward_model.bt
-    return ("preference_pairs",) if section is None else ("preference_pairs", section.pairs)
+def _pairs_for(field: str) -> Callable[[ExperimentSpec], tuple[str, ...]]:
+    """What is held out, and the pairs that the reward model of this section is trained on."""
 
+    def named(spec: ExperimentSpec) -> tuple[str, ...]:
+        section = getattr(spec.reward_model, field)
+        return ("preference_pairs",) if section is None else ("preference_pairs", section.pairs)
 
-def _ensemble_inputs(spec: ExperimentSpec) -> tuple[str, ...]:
-    section = spec.reward_model.ensemble
-    return ("preference_pairs",) if section is None else ("preference_pairs", section.pairs)
+    return named
 
 
 def _sft_inputs(spec: ExperimentSpec) -> tuple[str, ...]:
@@ -184,6 +182,8 @@ def _second_opinion(spec: ExperimentSpec) -> str:
     from_rubric = spec.reward_model.serve in ("rubric", "rubric_model", "distilled")
     return "bt_reward_model" if from_rubric else "best_rubric"
 
+
+_PAIRS = ("preference_pairs", "ai_preferences")
 
 _CHECKPOINTS = (
     "sft_checkpoint",
@@ -240,24 +240,14 @@ _ALL = (
         also=("search",),
     ),
     _from_models("distilled_preferences", "distilled", ("score_dataset",), module="distillation"),
-    Stage(
-        name="bt_reward_model",
-        group="reward_models",
-        builder="reward_harness.stages.training:bt_reward_model",
-        sections=("reward_model_bt", "compute"),
-        inputs=("preference_pairs", "ai_preferences"),
-        uses=_bt_inputs,
-        wanted=lambda spec: spec.reward_model.bt is not None,
-    ),
+    _reward_model("bt_reward_model", "bt", _PAIRS, module="training", uses=_pairs_for("bt")),
     _reward_model(
         "rubric_reward_model",
         "rubric",
         ("best_rubric", "preference_pairs", "ranked_prompts", "bt_reward_model"),
         also=("search",),
     ),
-    _reward_model(
-        "reward_ensemble", "ensemble", ("preference_pairs", "ai_preferences"), uses=_ensemble_inputs
-    ),
+    _reward_model("reward_ensemble", "ensemble", _PAIRS, uses=_pairs_for("ensemble")),
     _reward_model("process_reward_model", "process", ("reasoning_steps",)),
     _reward_model("classifier_reward_model", "distilled", ("distilled_preferences",)),
     Stage(

@@ -20,6 +20,7 @@ from reward_harness.manifest import Cost, Gate, Metric, Outcome
 from reward_harness.models.folders import WHEELS, model_digest, model_folder
 from reward_harness.sections import ModelSpec
 from reward_harness.stages.make import StageRun
+from reward_harness.stages.rubrics import searched_rubric
 from reward_harness.store import Artifact
 from reward_harness.training.card import card_licence
 from reward_harness.training.distributed import MULTI_PROCESS
@@ -149,8 +150,6 @@ def second_reward(run: StageRun, folder: Path) -> RewardRef | None:
         path = classifier.folder("model")
         return RewardRef(kind="classifier", digest=model_digest(path), path=str(path))
     if "best_rubric" in run.inputs:
-        from reward_harness.stages.reward_models import searched_rubric
-
         rubric = searched_rubric(run, folder)
         rubric.close()
         return RewardRef(kind="artifact", digest=rubric.digest or "", path=str(folder))

@@ -18,7 +18,6 @@ from reward_harness.manifest import Metric
 from reward_harness.progress import Progress, ProgressSink
 from reward_harness.rewards.base import BaseRM
 from reward_harness.training.disk import room_for
-from reward_harness.training.job import AnyJob as AnyJob
 from reward_harness.training.job import HackingOutcome
 from reward_harness.training.resume import ResumeFolder
 from reward_harness.training.tracking import MetricRow, RowTracker

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
     from reward_harness.sections import OptimSpec
-    from reward_harness.training.context import AnyJob
+    from reward_harness.training.job import AnyJob
 
 T = TypeVar("T")
 MULTI_PROCESS = frozenset({"sft", "dpo"})

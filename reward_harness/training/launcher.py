@@ -36,7 +36,7 @@ from reward_harness.training.worker import (
 from reward_harness.training.workload import require_job_memory
 
 if TYPE_CHECKING:
-    from reward_harness.training.context import AnyJob
+    from reward_harness.training.job import AnyJob
 
 WORKER = "reward_harness.training.worker"
 GRACE_S = 20.0

@@ -18,8 +18,9 @@ from reward_harness.models.folders import existing_folder
 from reward_harness.models.silence import quiet_libraries
 from reward_harness.sections import LoraSpec
 from reward_harness.training.card import CARD_NAME, model_card
-from reward_harness.training.context import AnyJob, TrainContext
+from reward_harness.training.context import TrainContext
 from reward_harness.training.distributed import sharded_tensors, whole_model
+from reward_harness.training.job import AnyJob
 
 ADAPTER_FOLDER = "adapter"
 

@@ -19,7 +19,6 @@ from reward_harness.errors import TrainingError
 from reward_harness.models.silence import quiet_training_libraries
 from reward_harness.sections import OptimSpec
 from reward_harness.training.context import (
-    AnyJob,
     MetricRow,
     StepClock,
     TrainContext,
@@ -32,6 +31,7 @@ from reward_harness.training.distributed import (
     rank,
     wait_for_all,
 )
+from reward_harness.training.job import AnyJob
 
 NOISE = ("runtime", "per_second", "flos", "step_time", "epoch", "memory", "num_tokens")
 """Parts of names of logged numbers that depend on the machine, repeat the step, or (TRL's count of

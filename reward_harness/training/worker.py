@@ -35,7 +35,8 @@ from reward_harness.training.job import RESULT_FILE, RewardRef, TrainResult, rea
 
 if TYPE_CHECKING:
     from reward_harness.rewards.base import BaseRM
-    from reward_harness.training.context import AnyJob, MethodResult, StopRequest, TrainContext
+    from reward_harness.training.context import MethodResult, StopRequest, TrainContext
+    from reward_harness.training.job import AnyJob
 
 METHODS: Mapping[str, str] = {
     "sft": "reward_harness.training.sft",

@@ -23,7 +23,7 @@ from reward_harness.sections import (
 )
 
 if TYPE_CHECKING:
-    from reward_harness.training.context import AnyJob
+    from reward_harness.training.job import AnyJob
 
 REWARD_PASS_TOKENS = 2048
 """Token budget of one pass in ``reward_loop``; importing that would import torch."""

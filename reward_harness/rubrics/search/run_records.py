@@ -18,11 +18,11 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any, cast
 
+from reward_harness.durable import write_atomically
 from reward_harness.environment import code_of
 from reward_harness.hashing import digest_json
 from reward_harness.manifest import Code
 from reward_harness.rubrics.search.output import write_json
-from reward_harness.store import write_atomically
 
 CODE_VERSION = "1"
 CHECKOUT = Path(__file__).resolve().parents[3]

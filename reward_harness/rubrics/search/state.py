@@ -12,11 +12,11 @@ from pathlib import Path
 
 from pydantic import Field, ValidationError
 
+from reward_harness.durable import write_atomically
 from reward_harness.errors import SpecError
 from reward_harness.manifest import Frozen
 from reward_harness.rubrics.search.schedules import MutationStats
 from reward_harness.rubrics.types import Criterion, Rubric
-from reward_harness.store import write_atomically
 
 FORMAT = 2
 ARCHIVE_SIZE = 8
