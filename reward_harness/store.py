@@ -265,10 +265,13 @@ class ArtifactStore:
             target.parent.mkdir(parents=True, exist_ok=True)
             link_or_copy(source.path / output.path, target)
         made_in = source.manifest.notes.get(TAKEN_FROM, source.manifest.artifact_id)
+        code = source.manifest.code.model_copy(update={"version": recipe.code_version})
         manifest = source.manifest.model_copy(
             update={
                 "experiment": recipe.experiment,
                 "inputs": dict(recipe.inputs),
+                "spec_digest": recipe.spec_digest,
+                "code": code,
                 "reproduce": Reproduce(argv=reproduce_argv(recipe)),
                 "notes": {**source.manifest.notes, TAKEN_FROM: made_in},
             }

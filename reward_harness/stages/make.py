@@ -65,6 +65,11 @@ class StageRun:
     recipe: Recipe
     after_publish: list[Callable[[], None]] = field(default_factory=list[Callable[[], None]])
 
+    def finish(self) -> None:
+        """Do what waits for the artifact to be safe."""
+        for function in self.after_publish:
+            function()
+
     def input(self, name: str) -> Artifact:
         """The input artifact made by stage ``name``; ``ArtifactError`` if this run has none."""
         if name not in self.inputs:
@@ -167,8 +172,7 @@ def make(
         run_id=services.run_id,
         shared=stage.shared,
     )
-    for finish in run.after_publish:
-        finish()
+    run.finish()
     if stage.settle is not None:
         _function(stage.settle)(run, produced[0])
     return produced

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from reward_harness.errors import ArtifactError
 from reward_harness.hashing import digest_file
-from reward_harness.manifest import Metric, Outcome, Output, outputs_digest
+from reward_harness.manifest import TAKEN_FROM, Metric, Outcome, Output, outputs_digest
 from reward_harness.spec import ExperimentSpec
 from reward_harness.stages.make import Services, StageRun, builder_of, plan_recipe
 from reward_harness.stages.table import STAGES
@@ -69,20 +69,24 @@ def build_again(
     inputs: Mapping[str, str],
     folder: Path,
     services: Services,
+    made_in: str | None = None,
 ) -> Outcome:
     """Run the stage with a recorded spec and recorded inputs; writes its files into the empty
-    ``folder``.
+    ``folder``. ``made_in``: the experiment that the files name, if it is another one.
     """
     stage = STAGES[stage_name]
     store = ArtifactStore(workspace.runs)
     spec = ExperimentSpec.model_validate(store.spec_snapshot(experiment, spec_digest))
     found = {name: store.load(experiment, name, digest) for name, digest in inputs.items()}
+    if made_in is not None:
+        spec = spec.model_copy(update={"key": made_in})
     planned = plan_recipe(workspace, spec, stage, dict(inputs))
     recipe = replace(planned, again=services.again)
     folder.mkdir(parents=True)
-    return builder_of(stage)(
-        StageRun(stage, spec, workspace, store, found, services, recipe), folder
-    )
+    run = StageRun(stage, spec, workspace, store, found, services, recipe)
+    outcome = builder_of(stage)(run, folder)
+    run.finish()
+    return outcome
 
 
 def reproduce(workspace: Workspace, artifact_id: str, services: Services) -> Reproduction:
@@ -101,6 +105,7 @@ def reproduce(workspace: Workspace, artifact_id: str, services: Services) -> Rep
             publication.inputs,
             folder,
             replace(services, again=publication.again),
+            made_in=_maker(artifact),
         )
         made = [
             _output(folder, o.path)
@@ -114,6 +119,12 @@ def reproduce(workspace: Workspace, artifact_id: str, services: Services) -> Rep
     finally:
         shutil.rmtree(folder, ignore_errors=True)
     return Reproduction(artifact, digest, outcome.metrics)
+
+
+def _maker(artifact: Artifact) -> str | None:
+    """The experiment from which the artifact was taken."""
+    source = artifact.manifest.notes.get(TAKEN_FROM)
+    return None if source is None else parse_artifact_id(source)[0]
 
 
 def _output(folder: Path, path: str) -> Output:

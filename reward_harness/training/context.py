@@ -39,7 +39,7 @@ class StepClock:
     started: float = field(default_factory=time.monotonic)
     done: int = 0
     tokens: int = 0
-    first_step: int | None = None
+    elapsed: float = 0.0
 
     def step(
         self, step: int, tokens: int, phases: Mapping[str, float] | None = None
@@ -50,23 +50,23 @@ class StepClock:
         """
         self.done += 1
         self.tokens += tokens
-        elapsed = time.monotonic() - self.started
+        self.elapsed = time.monotonic() - self.started
         row = {
             "step": step,
-            "elapsed_s": round(elapsed, 3),
-            "tokens_per_s": round(self.tokens / elapsed, 1),
+            "elapsed_s": round(self.elapsed, 3),
+            "tokens_per_s": round(self.tokens / self.elapsed, 1),
             "peak_memory_bytes": peak_memory_bytes(),
             **{f"{name}_s": round(seconds, 3) for name, seconds in (phases or {}).items()},
         }
         with self.path.open("ab") as stream:
             stream.write(orjson.dumps(row) + b"\n")
-        left = (self.total - step) * elapsed / self.done
+        left = (self.total - step) * self.elapsed / self.done
         return {"tokens_per_s": row["tokens_per_s"], "seconds_left": round(left, 1)}
 
     @property
     def tokens_per_second(self) -> float | None:
-        elapsed = time.monotonic() - self.started
-        return self.tokens / elapsed if self.tokens and elapsed else None
+        """Up to the last step; what comes after it is no training."""
+        return self.tokens / self.elapsed if self.tokens and self.elapsed else None
 
 
 @dataclass(frozen=True, slots=True)

@@ -104,7 +104,7 @@ class GroupCallback(JobCallback):
         super().on_log(args, state, control, **kwargs)
         if self.watch.stops:
             self.ended_early = True
-            control.should_save = self.context.resume is not None
+            control.should_save = False  # resumed from here, it would take one step more
             control.should_training_stop = True
 
     def also(self, step: int, logs: Mapping[str, Any]) -> Mapping[str, Any]:

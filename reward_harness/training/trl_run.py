@@ -87,6 +87,8 @@ class JobCallback(TrainerCallback):
             self.context.stop.requested = True
             control.should_save = self.context.resume is not None
             control.should_training_stop = True
+        if state.global_step >= self.total:  # resumed from its end, a trainer takes one step more
+            control.should_save = False
 
     def on_log(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         logs: Mapping[str, Any] = kwargs["logs"]
