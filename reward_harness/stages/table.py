@@ -199,17 +199,23 @@ _ALL = (
     _dataset("sft_examples", "sft"),
     _dataset("rl_prompts", "rl_prompts"),
     _dataset("reasoning_steps", "reasoning"),
-    _from_models("synthetic_sft", "synthetic_sft", ("rl_prompts",), also=("policy", "search")),
+    _from_models(
+        "synthetic_sft", "synthetic_sft", ("rl_prompts",), also=("policy", "search", "compute")
+    ),
     _policy("sft_checkpoint", ("sft_examples", "synthetic_sft"), _sft_inputs),
     _policy("dpo_checkpoint", ("sft_checkpoint", "preference_pairs")),
     _from_models(
-        "ai_preferences", "ai_preferences", ("sft_checkpoint", "rl_prompts"), also=("search",)
+        "ai_preferences",
+        "ai_preferences",
+        ("sft_checkpoint", "rl_prompts"),
+        also=("search", "compute"),
     ),
     _from_models(
         "rl_samples",
         "rl_samples",
         ("sft_checkpoint", "dpo_checkpoint", "rl_prompts"),
         module="distillation",
+        also=("compute",),
         uses=_sampled_policy,
     ),
     Stage(
@@ -298,12 +304,7 @@ _ALL = (
         builder="reward_harness.stages.evaluations:policy_report",
         sections=("evaluation", "compute"),
         inputs=("rl_prompts", "rm_deployment", "bt_reward_model", "best_rubric", *_CHECKPOINTS),
-        uses=lambda spec: (
-            "rl_prompts",
-            "rm_deployment",
-            _second_opinion(spec),
-            *_CHECKPOINTS,
-        ),
+        uses=lambda spec: ("rl_prompts", "rm_deployment", _second_opinion(spec), *_CHECKPOINTS),
         wanted=lambda spec: spec.policy.sft is not None and spec.dataset.rl_prompts is not None,
     ),
     Stage(

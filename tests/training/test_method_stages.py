@@ -211,3 +211,8 @@ def test_every_shipped_experiment_reads_and_names_its_served_reward():
         packaged = STAGES["rm_artifact"].inputs_of(spec)
         wanted = {stage.name for stage in wanted_stages(spec)}
         assert set(packaged) <= wanted and packaged, key
+
+
+@pytest.mark.parametrize("stage", ["synthetic_sft", "ai_preferences", "rl_samples"])
+def test_what_a_policy_wrote_depends_on_the_precision_it_wrote_in(stage):
+    assert "compute" in STAGES[stage].sections
