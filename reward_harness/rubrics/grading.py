@@ -66,8 +66,8 @@ def combine_votes(votes: Sequence[Grades]) -> dict[str, float | None]:
 async def grade_response(
     rubric: Rubric, prompt: str, response: str, grader: Grader | None = None
 ) -> ScoreResult:
-    """Score one response: ``Scored`` with ``criteria``, ``vote_scores`` and their ``variance`` in
-    its details.
+    """Score one response: ``Scored`` with ``criteria`` in its details and, of the votes that gave a
+    score, ``vote_scores``, their ``variance`` and ``per_vote_grades`` in the same order.
     """
     checked = check_grades(rubric.criteria, prompt, response)
     asked = rubric.llm_criteria
@@ -90,11 +90,12 @@ def _of_votes(rubric: Rubric, votes: Sequence[Grades]) -> ScoreResult:
     result = score(rubric, combine_votes(votes))
     if not isinstance(result, Scored):
         return result
-    each = [r.value for vote in votes if isinstance(r := score(rubric, vote), Scored)]
+    scored = [(r.value, vote) for vote in votes if isinstance(r := score(rubric, vote), Scored)]
+    each = [value for value, _ in scored]
     details = {
         **result.details,
         "vote_scores": each,
-        "per_vote_grades": [dict(vote) for vote in votes],
+        "per_vote_grades": [dict(vote) for _, vote in scored],
         "variance": statistics.pvariance(each) if each else 0.0,
     }
     return Scored(result.value, details)

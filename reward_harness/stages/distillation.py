@@ -99,8 +99,8 @@ def score_dataset(run: StageRun, folder: Path) -> Outcome:
             got=f"{missing} of {len(samples)}",
             expected=f"a share of at most {section.max_unscored_share}",
         )
-    write_raw(folder / "raw_scores.jsonl", [row for s, r in kept for row in _raw(s, r)])
-    rows = [_scored(sample, result) for sample, result in kept]
+    write_raw(folder / "raw_scores.jsonl", [row for s, r in kept for row in raw_rows(s, r)])
+    rows = [scored_row(sample, result) for sample, result in kept]
     write_scored(folder / "scores.jsonl", rows)
     spread = statistics.fmean(row.std for row in rows) if rows else 0.0
     metrics = {
@@ -143,21 +143,25 @@ def checked_batch(run: StageRun) -> list[Sampled]:
 
 
 def _grades(result: Scored) -> list[tuple[float, dict[str, float | None]]]:
-    """(score, grades by criterion) of each grading; programmatic rubrics are graded once."""
+    """(score, grades by criterion) of each grading that gave a score; the whole result as one where
+    the rubric is programmatic, or no grading was enough for a score by itself.
+    """
     details = result.details
-    if "per_vote_grades" not in details:
+    if not (votes := details.get("per_vote_grades")):
         return [(result.value, dict(details.get("criteria", {})))]
-    return list(zip(details["vote_scores"], map(dict, details["per_vote_grades"]), strict=False))
+    return list(zip(details["vote_scores"], map(dict, votes), strict=True))
 
 
-def _raw(sample: Sampled, result: Scored) -> list[Mapping[str, Any]]:
+def raw_rows(sample: Sampled, result: Scored) -> list[Mapping[str, Any]]:
+    """A line of ``raw_scores.jsonl`` for each grading of the response."""
     return [
         {"response_id": sample.sample_id, "repeat": number, "score": score, "criteria": grades}
         for number, (score, grades) in enumerate(_grades(result))
     ]
 
 
-def _scored(sample: Sampled, result: Scored) -> ScoredResponse:
+def scored_row(sample: Sampled, result: Scored) -> ScoredResponse:
+    """Mean and spread over the response's gradings, of the score and of each criterion."""
     found = _grades(result)
     names = sorted({name for _, grades in found for name in grades})
     criteria = {
