@@ -132,11 +132,20 @@ def test_a_shared_stage_takes_what_another_experiment_made_and_says_so(
     assert (new.experiment, new.reproduce.argv[2]) == ("other", "other")
     assert (new.metrics, new.gates, new.cost) == (old.metrics, old.gates, old.cost)
     assert new.created_at == old.created_at and taken.publication.run_id == "second"
-    assert store.spec_snapshot("other", taken.publication.spec_digest) == {"key": "toy"}
+    assert store.spec_snapshot("other", new.spec_digest) == {"key": "toy"}
     third, _ = produce(store, writer("never"), replace(RECIPE, experiment="third"), shared=True)
     assert third.manifest.notes["taken_from"] == old.artifact_id
     again, reused = produce(store, writer("never"), OTHER, shared=True)
     assert reused and again.publication == taken.publication
+
+
+def test_what_was_taken_names_the_recipe_it_was_taken_by(store: ArtifactStore) -> None:
+    produce(store, writer("same"), shared=True)
+    later = replace(RECIPE, code_version="2", sections={"policy": "b"})
+    produce(store, writer("same"), later, shared=True)  # its manifest keeps the first recipe
+    taken, reused = produce(store, writer("x"), replace(later, experiment="other"), shared=True)
+    assert reused and taken.manifest.spec_digest == later.spec_digest
+    assert taken.manifest.code.version == "2"
 
 
 def test_what_was_taken_stays_when_its_first_maker_is_deleted(store: ArtifactStore) -> None:

@@ -127,6 +127,10 @@ def test_an_experiment_takes_what_its_like_made_and_makes_what_differs(
         assert made[name].manifest.notes[TAKEN_FROM] == source.manifest.artifact_id
         made[name].verify()
     assert planned(finished, "longer") == stale_stages(finished, "longer") == set()
+    dpo = made["dpo_checkpoint"].manifest.artifact_id
+    for _ in range(2):  # nothing of the first reproduction shortens the second
+        assert "same content" in harness("reproduce", dpo)
+    assert not list((finished.cache / "resume").glob("*"))
     assert "in smoke" in harness("lineage", "show", "longer", "--stage", "dpo_checkpoint")
 
 

@@ -90,6 +90,18 @@ def test_a_killed_job_continues_and_ends_with_the_same_weights(
         ).read_bytes()
 
 
+@pytest.mark.parametrize("method", ["sft", "dpo", "grpo", "ppo", "bt"])
+def test_a_job_that_ended_and_was_not_published_ends_the_same_again(jobs, tmp_path, method):
+    job = getattr(jobs, method)(save_every=2) if method != "bt" else jobs.bt()
+    job = job.model_copy(update={"resume_root": str(tmp_path / "resume")})
+    first = run_job(job, tmp_path / "first", quiet, reward=Length())
+    again = run_job(job, tmp_path / "again", quiet, reward=Length())
+    assert (again.steps, again.metrics) == (first.steps, first.metrics)
+    assert weights(tmp_path / "again") == weights(tmp_path / "first")
+    rows = [(tmp_path / name / "metrics.jsonl").read_bytes() for name in ("first", "again")]
+    assert rows[0] == rows[1]
+
+
 def weights(output: Path) -> dict[str, list[float]]:
     found = load_file(output / "model" / "model.safetensors")
     return {name: tensor.flatten().tolist() for name, tensor in found.items()}
