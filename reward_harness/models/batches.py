@@ -66,6 +66,19 @@ def pad_batch(
     return ids, mask
 
 
-def position_ids(mask: torch.Tensor) -> torch.Tensor:
-    """Positions (B, T) that count real tokens only: without them left padding shifts positions."""
-    return (mask.cumsum(dim=1) - 1).clamp(min=0)
+def position_ids(mask: torch.Tensor, first: int = 0) -> torch.Tensor:
+    """Positions (B, T) that count real tokens only, from ``first`` (see ``first_position``):
+    without them left padding shifts positions.
+    """
+    return (mask.cumsum(dim=1) - 1).clamp(min=0) + first
+
+
+def first_position(backbone: torch.nn.Module) -> int:
+    """The position of a sequence's first token: RoBERTa and MPNet have a position for padding, too,
+    and count from the one after it.
+    """
+    for name, module in backbone.named_modules():
+        if name.endswith("position_embeddings"):
+            padding = getattr(module, "padding_idx", None)
+            return 0 if padding is None else int(padding) + 1
+    return 0

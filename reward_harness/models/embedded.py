@@ -1,7 +1,8 @@
 """Loading models: a folder in the transformers layout becomes a model and its tokenizer.
 
-SmolLM2's GGUF names the end token as the padding token. Padding is set to id 0 here: with pad = eos
-the end token is masked out of losses, and a decoder reward model reads the wrong position.
+SmolLM2's GGUF names the end token as the padding token. Padding is set to id 0 here, or to another
+special token where id 0 ends a text (Pythia): with pad = eos the end token is masked out of losses,
+and a decoder reward model reads the wrong position.
 """
 
 from __future__ import annotations
@@ -30,6 +31,8 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 PAD_ID = 0
+PER_LAYER = ("layer_types", "mlp_layer_types")
+"""Settings that list something for each layer."""
 
 
 def load_policy(
@@ -87,6 +90,9 @@ def keep_layers(source: Path, folder: Path, layers: int) -> None:
         )
     quiet_libraries()
     settings.num_hidden_layers = layers
+    for name in PER_LAYER:
+        if (of_layers := getattr(settings, name, None)) is not None:
+            setattr(settings, name, of_layers[:layers])
     # a decoder keeps its language-model head, so that a policy can be cut too
     decoder = any(name.endswith("ForCausalLM") for name in settings.architectures or ())
     kind = AutoModelForCausalLM if decoder else AutoModel
@@ -103,11 +109,31 @@ def _placed(model: PreTrainedModel, device: str) -> PreTrainedModel:
 
 
 def load_tokenizer(folder: Path, *, trust_remote_code: bool = False) -> PreTrainedTokenizerBase:
-    """The folder's tokenizer, never with the end token as padding."""
+    """The folder's tokenizer, never with the end token as padding; ``SpecError`` where it has no
+    other token to pad with.
+    """
     tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=trust_remote_code)
     if tokenizer.pad_token_id is None or tokenizer.pad_token_id == tokenizer.eos_token_id:
-        tokenizer.pad_token = tokenizer.convert_ids_to_tokens(PAD_ID)
+        tokenizer.pad_token = tokenizer.convert_ids_to_tokens(_padding(tokenizer, folder))
     return tokenizer
+
+
+def _padding(tokenizer: PreTrainedTokenizerBase, folder: Path) -> int:
+    """Id 0; where that ends a text, the unknown token's or the last special token's."""
+    end = tokenizer.eos_token_id
+    unknown: Any = tokenizer.unk_token_id
+    special = [i for i, token in tokenizer.added_tokens_decoder.items() if token.special]
+    candidates: list[int | None] = [PAD_ID, unknown, *sorted(special, reverse=True)]
+    found = next((i for i in candidates if i is not None and i != end), None)
+    if found is None:
+        raise SpecError(
+            "the tokenizer has no token to pad with",
+            where=str(folder),
+            got=f"the end token {tokenizer.eos_token!r} (id {end}) as its only special token",
+            expected="a padding token that is not the end token",
+            fix="Name another token of its vocabulary as `pad_token` in tokenizer_config.json.",
+        )
+    return found
 
 
 def torch_dtype(name: str) -> torch.dtype:

@@ -29,7 +29,7 @@ from transformers import (
 from transformers.models.qwen2 import Qwen2Config, Qwen2Model, Qwen2PreTrainedModel
 
 from reward_harness.errors import ArtifactError, SpecError
-from reward_harness.models.batches import position_ids
+from reward_harness.models.batches import first_position, position_ids
 from reward_harness.models.embedded import load_tokenizer
 from reward_harness.models.folders import existing_folder
 from reward_harness.models.silence import quiet_libraries
@@ -97,7 +97,7 @@ class Opened:
         """Last hidden states (B, T, H); positions count real tokens, whichever side is padded."""
         more: dict[str, Any] = {}
         if "position_ids" in inspect.signature(self.backbone.forward).parameters:
-            more["position_ids"] = position_ids(mask)
+            more["position_ids"] = position_ids(mask, first_position(self.backbone))
         return self.backbone(input_ids=ids, attention_mask=mask, **more).last_hidden_state
 
 

@@ -26,7 +26,13 @@ from torch import nn
 from reward_harness.errors import ArtifactError
 from reward_harness.hashing import canonical_json
 from reward_harness.manifest import Frozen
-from reward_harness.models.batches import in_batches, pad_batch, padding_on, position_ids
+from reward_harness.models.batches import (
+    first_position,
+    in_batches,
+    pad_batch,
+    padding_on,
+    position_ids,
+)
 from reward_harness.models.chat import (
     Turns,
     encode_prompt,
@@ -47,6 +53,9 @@ SCORE_BATCH_TOKENS = 4096
 
 Pooling = Literal["mean", "response_mean", "last"]
 Reads = Literal["conversation", "last_turn"]
+
+NO_PROMPT: Turns = ({"role": "user", "content": ""},)
+"""What a decoder reads before a response to nothing: chat templates need a message."""
 
 
 class RewardModelFile(Frozen):
@@ -81,6 +90,11 @@ class RewardBatch:
         return RewardBatch(*(t.to(device) for t in (self.ids, self.mask, self.weights)))
 
 
+def encode_context(tokenizer: PreTrainedTokenizerBase, context: Turns) -> list[int]:
+    """Ids of the turns before a response, for a decoder; ``NO_PROMPT`` where there are none."""
+    return encode_prompt(tokenizer, context or NO_PROMPT)
+
+
 class RewardModel(nn.Module):
     """See the module's docstring; build with ``from_backbone`` or ``load``."""
 
@@ -95,6 +109,7 @@ class RewardModel(nn.Module):
         self.tokenizer = tokenizer
         self.settings = settings
         self.head = nn.Linear(settings.hidden_size, 1, bias=False)
+        self.first_position = first_position(backbone)
 
     @classmethod
     def from_backbone(
@@ -161,7 +176,7 @@ class RewardModel(nn.Module):
         return self._encode_for_encoder(context, response)
 
     def _encode_for_decoder(self, context: Turns, response: str) -> EncodedConversation:
-        prompt = encode_prompt(self.tokenizer, context)
+        prompt = encode_context(self.tokenizer, context)
         found = fit(prompt, encode_response(self.tokenizer, response), self.settings.max_length)
         length = len(found.ids)
         return EncodedConversation(
@@ -196,11 +211,16 @@ class RewardModel(nn.Module):
             weights[index, offset + first : offset + last] = 1.0 / (last - first)
         return RewardBatch(ids, mask, weights)
 
+    def states(self, ids: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+        """Last hidden states (B, T, H) of padded ids."""
+        positions = position_ids(mask, self.first_position)
+        return self.backbone(
+            input_ids=ids, attention_mask=mask, position_ids=positions
+        ).last_hidden_state
+
     def pool(self, batch: RewardBatch) -> torch.Tensor:
         """Pooled states (B, H) in float32."""
-        states = self.backbone(
-            input_ids=batch.ids, attention_mask=batch.mask, position_ids=position_ids(batch.mask)
-        ).last_hidden_state
+        states = self.states(batch.ids, batch.mask)
         return torch.einsum("bth,bt->bh", states.float(), batch.weights)
 
     def forward(self, batch: RewardBatch) -> torch.Tensor:

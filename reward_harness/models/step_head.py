@@ -13,9 +13,9 @@ from dataclasses import dataclass
 
 import torch
 
-from reward_harness.models.batches import in_batches, pad_batch, padding_on, position_ids
-from reward_harness.models.chat import Turns, encode_prompt, encode_text, pad_id
-from reward_harness.models.reward_head import SCORE_BATCH_TOKENS, RewardModel
+from reward_harness.models.batches import in_batches, pad_batch, padding_on
+from reward_harness.models.chat import Turns, encode_text, pad_id
+from reward_harness.models.reward_head import SCORE_BATCH_TOKENS, RewardModel, encode_context
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,7 +32,7 @@ def encode_steps(model: RewardModel, prompt: Turns, steps: Sequence[str]) -> lis
         return [
             _after_context(model, prompt, steps[:number], step) for number, step in enumerate(steps)
         ]
-    ids = encode_prompt(model.tokenizer, prompt)
+    ids = encode_context(model.tokenizer, prompt)
     ends: list[tuple[int, int]] = []
     for step in steps:
         ids += encode_text(model.tokenizer, f"{step}\n")
@@ -58,10 +58,7 @@ def _after_context(
 def step_features(model: RewardModel, rows: Sequence[EncodedSteps]) -> torch.Tensor:
     """Pooled states (K, H) of the K steps of all rows, in order; one forward pass."""
     ids, mask = pad_batch([row.ids for row in rows], pad_id(model.tokenizer))
-    ids, mask = ids.to(model.device), mask.to(model.device)
-    states = model.backbone(
-        input_ids=ids, attention_mask=mask, position_ids=position_ids(mask)
-    ).last_hidden_state.float()
+    states = model.states(ids.to(model.device), mask.to(model.device)).float()
     return torch.stack(
         [states[i, a:b].mean(dim=0) for i, row in enumerate(rows) for a, b in row.pooled]
     )

@@ -3,12 +3,26 @@ from pathlib import Path
 
 import pytest
 import torch
-from transformers import AutoModelForCausalLM
+from tokenizers import Tokenizer
+from tokenizers.models import WordLevel
+from transformers import (
+    AutoModelForCausalLM,
+    PreTrainedTokenizerFast,
+    Qwen2Config,
+    Qwen2ForCausalLM,
+)
 
 from reward_harness.errors import ArtifactError, SpecError
 from reward_harness.models import folders
-from reward_harness.models.embedded import load_encoder, load_policy, load_policy_folder
+from reward_harness.models.chat import pad_id
+from reward_harness.models.embedded import (
+    load_encoder,
+    load_policy,
+    load_policy_folder,
+    load_tokenizer,
+)
 from reward_harness.models.folders import model_digest, model_folder
+from reward_harness.models.tiny import causal_tokenizer
 from reward_harness.sections import ModelSpec
 
 CAUSAL = ModelSpec(source="random", name="tiny-causal")
@@ -137,3 +151,55 @@ def test_a_model_keeps_its_first_layers(tmp_path: Path, name: str, load):
         assert torch.equal(weight, whole.get_parameter(key)), key
     with pytest.raises(SpecError, match="fewer layers"):
         load(spec.model_copy(update={"layers": 3}), tmp_path)
+
+
+def test_a_model_that_lists_its_layers_keeps_the_first_ones(tmp_path: Path):
+    config = Qwen2Config(
+        vocab_size=400,
+        hidden_size=16,
+        intermediate_size=32,
+        num_hidden_layers=3,
+        num_attention_heads=2,
+        num_key_value_heads=2,
+        use_sliding_window=True,
+        max_window_layers=1,
+    )
+    whole = Qwen2ForCausalLM(config)
+    whole.save_pretrained(tmp_path / "whole")
+    causal_tokenizer().save_pretrained(tmp_path / "whole")
+    spec = ModelSpec(source="path", name=str(tmp_path / "whole"), layers=2)
+    cut, _ = load_policy(spec, tmp_path / "cache")
+    assert cut.config.layer_types == ["full_attention", "sliding_attention"]
+    assert torch.equal(
+        cut.model.layers[1].mlp.up_proj.weight, whole.model.layers[1].mlp.up_proj.weight
+    )
+
+
+def words(folder: Path, tokens: list[str], **special: str) -> Path:
+    vocabulary = {token: index for index, token in enumerate(tokens)}
+    tokenizer = PreTrainedTokenizerFast(
+        tokenizer_object=Tokenizer(WordLevel(vocabulary, unk_token=tokens[0])), **special
+    )
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("special", "expected"),
+    [
+        ({"eos_token": "<end>", "additional_special_tokens": ["<pad>", "<call>"]}, 3),
+        ({"eos_token": "<end>", "pad_token": "<end>", "unk_token": "<what>"}, 4),
+        ({"eos_token": "<end>", "pad_token": "<pad>"}, 1),
+        ({"eos_token": "<call>", "pad_token": "<call>"}, 0),
+    ],
+)
+def test_padding_is_never_the_end_token(tmp_path: Path, special: dict, expected: int):
+    folder = words(tmp_path, ["<end>", "<pad>", "word", "<call>", "<what>"], **special)
+    tokenizer = load_tokenizer(folder)
+    assert pad_id(tokenizer) == expected != tokenizer.eos_token_id
+
+
+def test_a_tokenizer_with_nothing_to_pad_with_is_refused_when_it_is_loaded(tmp_path: Path):
+    folder = words(tmp_path, ["<end>", "word"], eos_token="<end>", unk_token="<end>")
+    with pytest.raises(SpecError, match=r"no token to pad with.*<end>.*pad_token"):
+        load_tokenizer(folder)

@@ -2,10 +2,13 @@ from pathlib import Path
 
 import pytest
 import torch
+from transformers import MPNetConfig, MPNetModel, RobertaConfig, RobertaModel
 
 from reward_harness.errors import ArtifactError
 from reward_harness.models.folders import model_folder
-from reward_harness.models.reward_head import RewardModel
+from reward_harness.models.reward_head import RewardBatch, RewardModel
+from reward_harness.models.step_head import EncodedSteps, encode_steps, step_features
+from reward_harness.models.tiny import encoder_tokenizer
 from reward_harness.sections import ModelSpec
 
 CONVERSATIONS = [
@@ -126,3 +129,38 @@ def test_a_model_of_the_last_turn_scores_only_the_message_that_is_answered(cache
     assert loaded.score_conversations([whole]) == pytest.approx(model.score_conversations([last]))
     everything = reward_model(cache, "tiny-encoder")
     assert everything.encode(whole) != everything.encode(last)
+
+
+@pytest.mark.parametrize("kind", [(RobertaConfig, RobertaModel), (MPNetConfig, MPNetModel)])
+def test_backbones_that_count_positions_from_their_padding_are_asked_as_they_count(tmp_path, kind):
+    config, backbone = kind
+    sizes = {"hidden_size": 16, "intermediate_size": 32, "num_attention_heads": 2}
+    settings = config(
+        vocab_size=1000, num_hidden_layers=1, initializer_range=0.2, pad_token_id=1, **sizes
+    )
+    torch.manual_seed(0)
+    backbone(settings, add_pooling_layer=False).save_pretrained(tmp_path)
+    encoder_tokenizer().save_pretrained(tmp_path)
+    model = RewardModel.from_backbone(tmp_path, max_length=64, pooling="mean")
+    ids = torch.arange(5, 11)[None]
+    batch = RewardBatch(ids, torch.ones_like(ids), torch.full(ids.shape, 1 / 6))
+    with torch.no_grad():
+        # without positions given, the backbone numbers them itself
+        states = model.backbone(input_ids=ids).last_hidden_state[0]
+        found = model.pool(batch)[0]
+        (step,) = step_features(model, [EncodedSteps(tuple(range(5, 11)), ((2, 6),))])
+        rows = [model.encode(c) for c in CONVERSATIONS]
+        left, right = model.pool(model.batch(rows, "left")), model.pool(model.batch(rows, "right"))
+    assert torch.allclose(found, states.mean(dim=0), atol=1e-6)
+    assert torch.allclose(step, states[2:6].mean(dim=0), atol=1e-6)
+    assert torch.allclose(left, right, atol=1e-5)
+
+
+def test_a_decoder_scores_a_response_to_nothing(cache: Path):
+    model = reward_model(cache, "tiny-causal")
+    bare, empty = CONVERSATIONS[0][1:], [{"role": "user", "content": ""}, CONVERSATIONS[0][1]]
+    assert model.score_conversations([bare]) == model.score_conversations([empty])
+    assert "hello there" in model.tokenizer.decode(model.encode(bare).ids)
+    assert encode_steps(model, [], ["one", "two"]) == encode_steps(model, empty[:1], ["one", "two"])
+    last = reward_model(cache, "tiny-causal", reads="last_turn")
+    assert last.encode(bare) == model.encode(bare)
