@@ -49,6 +49,28 @@ def generate(
     ``max_prompt_tokens`` cuts longer prompts on their left.
     """
     rows = [encode_prompt(tokenizer, prompt)[-(max_prompt_tokens or 0) :] for prompt in prompts]
+    return generate_rows(
+        model,
+        tokenizer,
+        rows,
+        max_new_tokens=max_new_tokens,
+        temperature=temperature,
+        seed=seed,
+        batch_size=batch_size,
+    )
+
+
+def generate_rows(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    rows: Sequence[Sequence[int]],
+    *,
+    max_new_tokens: int,
+    temperature: float,
+    seed: int,
+    batch_size: int,
+) -> list[Generated]:
+    """The same for tokenised prompts, in batches by length; equal prompts stand together."""
     first = {tuple(row): index for index, row in reversed(list(enumerate(rows)))}
     order = sorted(range(len(rows)), key=lambda i: (len(rows[i]), first[tuple(rows[i])]))
     found: dict[int, Generated] = {}

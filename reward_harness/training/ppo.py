@@ -33,7 +33,7 @@ from reward_harness.errors import TrainingError
 from reward_harness.hashing import derive_seed
 from reward_harness.models.batches import length_batches
 from reward_harness.models.chat import Turns, encode_prompt, pad_id
-from reward_harness.models.generation import generate_ids
+from reward_harness.models.generation import generate_rows
 from reward_harness.rewards.base import BaseRM, Scored, ScoreResult
 from reward_harness.sections import PPOSection
 from reward_harness.training import ppo_losses as losses
@@ -44,6 +44,9 @@ from reward_harness.training.workload import PPO_PASS_TOKENS
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+ROLLOUT_BATCH = 64
+"""Responses sampled at once; a larger rollout takes several batches, by the prompts' length."""
 
 UPDATE_SUMS = ("policy_loss", "value_loss", "clip_fraction", "value_clip_fraction", "kl_update")
 UPDATE_NORMS = ("policy_grad_norm", "value_grad_norm")
@@ -191,13 +194,14 @@ class PPOTrainer:
         size, step = self.config.batch_size, len(self.rows)
         order = prompt_order(len(self.prompts), step * size, size, self._seed("prompts"))
         chosen = [self.prompts[index] for index in order]
-        drawn = generate_ids(
+        drawn = generate_rows(
             self.models.policy,
             self.tokenizer,
             [ids for _, ids in chosen],
             max_new_tokens=self.config.max_new_tokens,
             temperature=self.config.temperature,
             seed=self._seed("sample", step),
+            batch_size=ROLLOUT_BATCH,
         )
         return [Sample(chat, ids, d) for (chat, ids), d in zip(chosen, drawn, strict=True)]
 
