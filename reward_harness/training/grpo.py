@@ -37,6 +37,15 @@ from reward_harness.training.trl_run import (
 )
 
 
+class TokenisedGRPOTrainer(GRPOTrainer):
+    """Rolls out on prompts that are token ids already: as text they would be tokenised anew, with a
+    second token of beginning where the tokenizer adds one and other tokens where a cut split one.
+    """
+
+    def _tokenize_prompts(self, prompts: list[Any]) -> tuple[list[list[int]], None, dict[str, Any]]:
+        return [list(ids) for ids in prompts], None, {}
+
+
 class GroupReward:
     """A ``BaseRM`` as a TRL reward function, with the unscored share bounded.
 
@@ -51,7 +60,7 @@ class GroupReward:
         self.scores: list[float] = []
 
     def __call__(
-        self, prompts: Sequence[str], completions: Sequence[str], **columns: Any
+        self, prompts: Sequence[Any], completions: Sequence[str], **columns: Any
     ) -> list[float | None]:
         """Scores in order, None where there is none; ``TrainingError`` if too many are missing."""
         chats = [
@@ -120,11 +129,11 @@ def train(job: GRPOJob, context: TrainContext) -> MethodResult:
     model, tokenizer = load_for_training(job, context)
     records = read_records(Path(job.train.path), RLPrompt)
     require_records(len(records), job.train.path, "grpo")
-    prompts, cut = rendered_prompts(tokenizer, records, job.settings.max_prompt_tokens)
+    prompts, cut = encoded_prompts(tokenizer, records, job.settings.max_prompt_tokens)
     settings = job.settings
     reward = GroupReward(context.reward, settings.max_unscored_share)
     callback = GroupCallback(settings.max_steps, context, reward, settings.hacking)
-    trainer = GRPOTrainer(
+    trainer = TokenisedGRPOTrainer(
         model=model,
         reward_funcs=reward,
         args=_arguments(job, context),
@@ -175,10 +184,10 @@ def _arguments(job: GRPOJob, context: TrainContext) -> GRPOConfig:
     )
 
 
-def rendered_prompts(
+def encoded_prompts(
     tokenizer: Any, records: Sequence[RLPrompt], max_prompt_tokens: int
 ) -> tuple[list[dict[str, Any]], int]:
-    """Prompts rendered as text and cut on the left, each beside its chat; and how many were cut.
+    """Token ids of the prompts, cut on the left, each beside its chat; and how many were cut.
 
     The reward reads the whole chat, the policy what fits.
     """
@@ -188,5 +197,5 @@ def rendered_prompts(
         chat = [m.model_dump() for m in record.prompt]
         ids = encode_prompt(tokenizer, chat)
         cut += len(ids) > max_prompt_tokens
-        rows.append({"prompt": tokenizer.decode(ids[-max_prompt_tokens:]), "chat": chat})
+        rows.append({"prompt": ids[-max_prompt_tokens:], "chat": chat})
     return rows, cut
