@@ -107,6 +107,10 @@ class BTSection(RewardOptim):
     pairs: Literal["preference_pairs", "ai_preferences"] = Field(
         default="preference_pairs", description="what it is trained on; never what it is held to"
     )
+    init: Literal["base", "sft_checkpoint"] = Field(
+        default="base", description="sft_checkpoint: the experiment's own policy after SFT"
+    )
+    margin: bool = Field(default=False, description="r_c is to exceed r_r by the pair's margin")
     center_rewards: float = Field(default=0.0, ge=0, description="coefficient of (r_c + r_r)^2")
     reads: Literal["conversation", "last_turn"] = Field(
         default="conversation", description="last_turn: only the message that is answered"

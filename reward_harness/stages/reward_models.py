@@ -25,6 +25,7 @@ from reward_harness.stages.training import (
     pair_files,
     published_model,
     required,
+    reward_start,
     run_training,
 )
 from reward_harness.training.job import (
@@ -64,7 +65,7 @@ def reward_ensemble(run: StageRun, folder: Path) -> Outcome:
     job = EnsembleJob(
         **job_fields(run),
         settings=settings,
-        model=base_model(run, settings.backbone),
+        model=reward_start(run, settings, "ensemble"),
         **pair_files(run.input(settings.pairs), pairs),
     )
     return run_training(run, folder, job)
@@ -91,7 +92,7 @@ def classifier_reward_model(run: StageRun, folder: Path) -> Outcome:
     job = BTJob(
         **job_fields(run),
         settings=settings,
-        model=base_model(run, settings.backbone),
+        model=reward_start(run, settings, "distilled"),
         **pair_files(pairs, pairs),
     )
     return run_training(run, folder, job)

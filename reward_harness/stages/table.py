@@ -128,11 +128,12 @@ def _reward_model(
 
 
 def _pairs_for(field: str) -> Callable[[ExperimentSpec], tuple[str, ...]]:
-    """What is held out, and the pairs that the reward model of this section is trained on."""
+    """What is held out, the pairs that this section's model learns, the policy it starts from."""
 
     def named(spec: ExperimentSpec) -> tuple[str, ...]:
-        section = getattr(spec.reward_model, field)
-        return ("preference_pairs",) if section is None else ("preference_pairs", section.pairs)
+        section, held = getattr(spec.reward_model, field), held_out_stage(field)
+        pairs = section.pairs if section and held == "preference_pairs" else held
+        return (held, pairs, *(("sft_checkpoint",) if section and section.init != "base" else ()))
 
     return named
 
@@ -183,7 +184,8 @@ def _second_opinion(spec: ExperimentSpec) -> str:
     return "bt_reward_model" if from_rubric else "best_rubric"
 
 
-_PAIRS = ("preference_pairs", "ai_preferences")
+_PAIRS = ("preference_pairs", "ai_preferences", "sft_checkpoint")
+_DISTILLED = ("distilled_preferences", "sft_checkpoint")
 
 _CHECKPOINTS = (
     "sft_checkpoint",
@@ -255,7 +257,7 @@ _ALL = (
     ),
     _reward_model("reward_ensemble", "ensemble", _PAIRS, uses=_pairs_for("ensemble")),
     _reward_model("process_reward_model", "process", ("reasoning_steps",)),
-    _reward_model("classifier_reward_model", "distilled", ("distilled_preferences",)),
+    _reward_model("classifier_reward_model", "distilled", _DISTILLED, uses=_pairs_for("distilled")),
     Stage(
         name="rm_artifact",
         group="reward_models",

@@ -18,7 +18,7 @@ from reward_harness.errors import SpecError, TrainingError
 from reward_harness.hashing import digest_file
 from reward_harness.manifest import Cost, Gate, Metric, Outcome
 from reward_harness.models.folders import WHEELS, model_digest, model_folder
-from reward_harness.sections import ModelSpec
+from reward_harness.sections import BTSection, ModelSpec
 from reward_harness.stages.make import StageRun
 from reward_harness.stages.rubrics import searched_rubric
 from reward_harness.store import Artifact
@@ -54,7 +54,7 @@ def bt_reward_model(run: StageRun, folder: Path) -> Outcome:
     job = BTJob(
         **job_fields(run),
         settings=settings,
-        model=base_model(run, settings.backbone),
+        model=reward_start(run, settings, "bt"),
         **pair_files(run.input(settings.pairs), pairs),
     )
     return run_training(run, folder, job)
@@ -191,6 +191,36 @@ def base_model(run: StageRun, spec: ModelSpec) -> ModelRef:
     known = WHEELS[spec.name].licence if spec.source == "package" else card_licence(folder)
     digest = model_digest(folder)
     return ModelRef(name=spec.name, path=str(folder), digest=digest, licence=known)
+
+
+def reward_start(run: StageRun, settings: BTSection, name: str) -> ModelRef:
+    """What ``reward_model.<name>`` starts from; ``SpecError`` where it is to be the policy after
+    SFT and that is another model than the backbone.
+    """
+    if settings.init == "base":
+        return base_model(run, settings.backbone)
+    policy = run.experiment.policy
+    where = f"experiment {run.experiment.key!r}, reward_model.{name}.init"
+    if policy.sft is None:
+        raise SpecError(
+            "there is no SFT to start from",
+            where=where,
+            got="init: sft_checkpoint without policy.sft",
+            expected="an experiment with policy.sft",
+            fix="Add policy.sft, or set init to base.",
+        )
+    backbone, own = (
+        spec.model_dump(exclude={"dtype"}) for spec in (settings.backbone, policy.model)
+    )
+    if backbone != own:
+        raise SpecError(
+            "the backbone is not the model that SFT trains",
+            where=where,
+            got=f"backbone {backbone}",
+            expected=f"that of policy.model, {own}",
+            fix="Name the same model in both, or set init to base.",
+        )
+    return published_model(run, "sft_checkpoint")
 
 
 def published_model(run: StageRun, stage: str) -> ModelRef:

@@ -29,8 +29,14 @@ def bradley_terry_loss(
     return -logsigmoid(difference).mean() + center * ((chosen_B + rejected_B) ** 2).mean()
 
 
-def warm_head(chosen_NH: Tensor, rejected_NH: Tensor, ridge: float = RIDGE) -> Tensor:
-    """Head weights (H,) that minimise the Bradley-Terry loss of frozen features with a ridge.
+def warm_head(
+    chosen_NH: Tensor,
+    rejected_NH: Tensor,
+    ridge: float = RIDGE,
+    margin_N: Tensor | None = None,
+) -> Tensor:
+    """Head weights (H,) that minimise the Bradley-Terry loss of frozen features with a ridge;
+    ``margin_N`` is taken off each difference of rewards.
 
     Features are scaled by the spread of their differences for the fit only. Some backbones (MiniLM)
     have dimensions that are constant up to rounding: the floor keeps their weights from exploding.
@@ -40,12 +46,13 @@ def warm_head(chosen_NH: Tensor, rejected_NH: Tensor, ridge: float = RIDGE) -> T
     spread = difference.square().mean(dim=0).sqrt()
     scale = spread.clamp(min=max(SPREAD_FLOOR * float(spread.median()), 1e-8))
     scaled = difference / scale
+    margin = 0.0 if margin_N is None else margin_N.double()
     weights = torch.zeros(scaled.shape[1], dtype=torch.float64, requires_grad=True)
     solver = torch.optim.LBFGS([weights], max_iter=200, line_search_fn="strong_wolfe")
 
     def closure() -> Tensor:
         solver.zero_grad()
-        loss = -logsigmoid(scaled @ weights).mean() + 0.5 * ridge * weights.square().sum()
+        loss = -logsigmoid(scaled @ weights - margin).mean() + 0.5 * ridge * weights.square().sum()
         loss.backward()
         return loss
 

@@ -50,6 +50,14 @@ def batches(lengths: Sequence[int], size: int, total: int | None, seed: int) -> 
         epoch += 1
 
 
+def drawn(count: int, most: int, seed: int) -> list[int]:
+    """Indices of at most ``most`` of ``count`` samples, by lot and ascending: files are written
+    source after source, so that the first ones may be of one source alone.
+    """
+    generator = torch.Generator().manual_seed(derive_seed(seed, "head samples"))
+    return sorted(torch.randperm(count, generator=generator)[:most].tolist())
+
+
 def learning_rate_factor(step: int, total: int, warmup_fraction: float) -> float:
     """Linear warm-up to 1, then a cosine that would reach 0 at ``total``; steps count from 0."""
     warmup = math.ceil(total * warmup_fraction)

@@ -11,8 +11,9 @@ Several members (an ensemble, a process model and its twin) train one after anot
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
@@ -34,7 +35,7 @@ from reward_harness.training.context import (
     check_finite,
     start_and_end,
 )
-from reward_harness.training.order import Sample, batches, learning_rate_factor
+from reward_harness.training.order import Sample, batches, drawn, learning_rate_factor
 from reward_harness.training.policy_model import lora_adapted
 
 if TYPE_CHECKING:
@@ -106,7 +107,7 @@ class RewardRun(Generic[S]):
         """Solve the head on the frozen backbone's features; on all it may where nothing follows."""
         seen = self.total * self.settings.batch_size
         most = min(max(seen, WARM_MIN), WARM_MAX) if self.total else WARM_MAX
-        samples = self.samples[:most]
+        samples = [self.samples[index] for index in drawn(len(self.samples), most, self.seed)]
         weights = self.objective.solve_head(self.model, samples)
         self.model.head.weight.data.copy_(weights[None])
 
@@ -211,7 +212,8 @@ def train_members(
     """Train each member to its end, resuming where a former run stopped.
 
     Rows count steps over all members and name the member where there are several. Every member
-    takes as many steps. Finished ones are put into ``models``, where a later one can read them.
+    takes as many steps, which alone are timed. Finished ones are put into ``models``, where a later
+    one can read them.
     """
     found = context.resume.newest() if context.resume else None
     saved: dict[str, Any] = {"finished": [], "rows": [], "current": None}
@@ -221,20 +223,18 @@ def train_members(
     rows: list[MetricRow] = list(saved["rows"])
     clock: StepClock | None = None
     for number, build in enumerate(members):
+        begun = time.monotonic()
         run = build()
         total = run.total * len(members)
-        clock = clock or context.clock(total)
         if number < len(saved["finished"]):
             run.model.load_state_dict(saved["finished"][number])
             models.append(finished(run.model))
             continue
-        if saved["current"] is not None:
-            run.load_state(saved["current"])
-        else:
-            note = "solving the head on the frozen backbone"
-            context.progress(Progress(method, len(rows), total, note))
-            run.warm_start()
+        note = Progress(method, len(rows), total, "solving the head on the frozen backbone")
+        _readied(run, saved["current"], note, context)
         saved["current"] = None
+        clock = clock or replace(context.clock(total), started=begun)
+        clock.started += time.monotonic() - begun
         if run.total == 0:
             rows.append({**run.look(), "step": len(rows) + 1, "member": number})
         for step in range(len(run.rows) + 1, run.total + 1):
@@ -248,6 +248,17 @@ def train_members(
     if clock is None:
         raise TrainingError("no member to train", where=str(context.output))
     return Trained(models, _numbered(rows, len(members)), clock, found[0] if found else None)
+
+
+def _readied(
+    run: RewardRun[Any], state: dict[str, Any] | None, note: Progress, context: TrainContext
+) -> None:
+    """Put the run where a former one stopped, or solve its head."""
+    if state is not None:
+        run.load_state(state)
+    else:
+        context.progress(note)
+        run.warm_start()
 
 
 def _advance(
@@ -290,14 +301,20 @@ def _on_cpu(state: dict[str, Tensor]) -> dict[str, Tensor]:
 
 
 def start_model(
-    job: JobBase, settings: RewardOptim, context: TrainContext, reads: Reads = "conversation"
+    job: JobBase,
+    settings: RewardOptim,
+    context: TrainContext,
+    reads: Reads = "conversation",
+    seed: int | None = None,
 ) -> RewardModel:
-    """The job's backbone with a zero head, and the adapters that its settings ask for."""
+    """The job's backbone with a zero head, and the adapters that its settings ask for, drawn by
+    ``seed`` (default: the job's).
+    """
     model = RewardModel.from_backbone(
         Path(job.model.path), max_length=settings.max_length, device=context.device, reads=reads
     )
     if settings.lora is not None:
-        torch.manual_seed(derive_seed(job.seed, "adapters"))
+        torch.manual_seed(derive_seed(job.seed if seed is None else seed, "adapters"))
         model.backbone = lora_adapted(model.backbone, settings.lora, "FEATURE_EXTRACTION")
     return model
 

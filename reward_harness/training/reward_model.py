@@ -2,7 +2,7 @@
 
 ``training.reward_loop`` trains them; this module says what a pair is, what it costs, and how the
 result is measured on held-out pairs. A member of an ensemble sees the pairs in an order of its own
-(seed + its number), so that its head is solved on other pairs too where there are many. A flywheel
+(seed + its number); its head is solved on other pairs, too, where there are many. A flywheel
 is a chain of members, of which the last is the result.
 """
 
@@ -19,6 +19,7 @@ from torch import Tensor
 from reward_harness.data.confidence import STRATA, keep_confident
 from reward_harness.data.files import read_records
 from reward_harness.data.records import PreferencePair
+from reward_harness.errors import DataError
 from reward_harness.hashing import canonical_json, derive_seed
 from reward_harness.manifest import Metric
 from reward_harness.models.batches import in_batches, length_batches, padding_on
@@ -52,11 +53,15 @@ Scores = tuple[list[float], list[float]]
 
 @dataclass(frozen=True, slots=True)
 class EncodedPair:
-    """Both sides of a pair as the reward model reads them; ``shared`` tokens are computed once."""
+    """Both sides of a pair as the reward model reads them; ``shared`` tokens are computed once.
+
+    ``margin``: by how much the chosen side's reward is to exceed the other (in training).
+    """
 
     chosen: EncodedConversation
     rejected: EncodedConversation
     shared: int = 0
+    margin: float = 0.0
 
     @property
     def length(self) -> int:
@@ -72,7 +77,9 @@ class EncodedPair:
 
 
 class BradleyTerry:
-    """-log σ(r_c − r_r), with λ·(r_c + r_r)²; values are (chosen, rejected) rewards (N, 2)."""
+    """-log σ(r_c − r_r − margin), with λ·(r_c + r_r)²; values are (chosen, rejected) rewards
+    (N, 2).
+    """
 
     name = "bt"
 
@@ -80,10 +87,11 @@ class BradleyTerry:
         self.center = center
 
     def solve_head(self, model: RewardModel, samples: Sequence[EncodedPair]) -> Tensor:
+        margins = torch.tensor([pair.margin for pair in samples])
         if not samples[0].shared:
             chosen = model.pooled_features([pair.chosen for pair in samples])
             rejected = model.pooled_features([pair.rejected for pair in samples])
-            return warm_head(chosen, rejected)
+            return warm_head(chosen, rejected, margin_N=margins)
 
         def states(part: list[int]) -> Tensor:
             return shared_states(model, [samples[index] for index in part]).cpu()
@@ -92,7 +100,7 @@ class BradleyTerry:
         with torch.inference_mode():
             found = in_batches(widths, SCORE_BATCH_TOKENS, states, padding_on(model.device))
         both = torch.stack(found)
-        return warm_head(both[:, 0], both[:, 1])
+        return warm_head(both[:, 0], both[:, 1], margin_N=margins)
 
     def loss(self, model: RewardModel, part: Sequence[EncodedPair]) -> tuple[Tensor, Tensor]:
         if part[0].shared:
@@ -101,7 +109,8 @@ class BradleyTerry:
             rows = [side for pair in part for side in (pair.chosen, pair.rejected)]
             rewards = rewards_of(model, rows).float().view(-1, 2)
         chosen, rejected = rewards.unbind(dim=1)
-        return bradley_terry_loss(chosen, rejected, self.center), rewards
+        margins = torch.tensor([pair.margin for pair in part], device=chosen.device)
+        return bradley_terry_loss(chosen, rejected, self.center, margins), rewards
 
     def describe(self, values: Tensor) -> dict[str, float]:
         chosen, rejected = values[:, 0], values[:, 1]
@@ -118,6 +127,14 @@ def train(job: BTJob | EnsembleJob, context: TrainContext) -> MethodResult:
     An ensemble's members lie in ``model/member-<i>``.
     """
     pairs = read_records(Path(job.train.path), PreferencePair)
+    if job.settings.margin and all(pair.margin is None for pair in pairs):
+        raise DataError(
+            "no training pair has a margin",
+            where=f"{job.experiment}: reward_model, margin",
+            got=f"{len(pairs)} pairs without one",
+            expected="a source that grades its pairs",
+            fix="Set margin to false, or train on graded pairs.",
+        )
     if job.settings.flywheel is not None:
         return _turned(job, job.settings.flywheel, pairs, context)
     count = job.settings.members if job.method == "ensemble" else 1
@@ -208,9 +225,9 @@ def _member(
 ) -> RewardRun[EncodedPair]:
     """The run of member ``number``; writes the counts of cut texts into ``cuts``."""
     settings, seed = job.settings, job.seed + number
-    model = start_model(job, settings, context, settings.reads)
+    model = start_model(job, settings, context, settings.reads, seed)
     share = model.settings.pooling == "last" and can_share(model.backbone)
-    encoded = [encode_pair(model, pair, share) for pair in pairs]
+    encoded = [encode_pair(model, pair, share, settings.margin) for pair in pairs]
     cuts |= _cuts(encoded)
     if number:
         generator = torch.Generator().manual_seed(derive_seed(seed, "member order"))
@@ -221,13 +238,18 @@ def _member(
     return RewardRun(model, encoded, objective, settings, seed=seed, mixed=mixed)
 
 
-def encode_pair(model: RewardModel, pair: PreferencePair, share: bool = False) -> EncodedPair:
-    """Both sides with their prompt; ``share`` where the backbone can compute that once."""
+def encode_pair(
+    model: RewardModel, pair: PreferencePair, share: bool = False, margin: bool = False
+) -> EncodedPair:
+    """Both sides with their prompt, ``share`` where the backbone can compute that once, and with
+    the pair's ``margin``, 0 where it has none.
+    """
     prompt = [m.model_dump() for m in pair.prompt]
     chosen, rejected = (
         model.encode(conversation_of(prompt, text)) for text in (pair.chosen, pair.rejected)
     )
-    return EncodedPair(chosen, rejected, shared_length(chosen.ids, rejected.ids) if share else 0)
+    shared = shared_length(chosen.ids, rejected.ids) if share else 0
+    return EncodedPair(chosen, rejected, shared, (pair.margin or 0.0) if margin else 0.0)
 
 
 def shared_states(model: RewardModel, pairs: Sequence[EncodedPair]) -> Tensor:

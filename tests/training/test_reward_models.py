@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -28,12 +29,19 @@ from reward_harness.sections import (
     ProcessSection,
     RubricModelSection,
 )
+from reward_harness.spec import read_experiment
+from reward_harness.stages.make import Services, make
+from reward_harness.stages.table import STAGES
+from reward_harness.training.bradley_terry import warm_head
 from reward_harness.training.job import DataFile, EnsembleJob, ModelRef, ProcessJob, RubricModelJob
+from reward_harness.training.launcher import InlineLauncher
+from reward_harness.training.order import drawn
 from reward_harness.training.process_model import flagged_shares
-from reward_harness.training.reward_model import penalised
+from reward_harness.training.reward_loop import RewardRun
+from reward_harness.training.reward_model import BradleyTerry, encode_pair, penalised
 from reward_harness.training.rubric_model import regression_loss, ridge_head
 from reward_harness.training.worker import run_job
-from tests.training.conftest import CAUSAL, ENCODER, TOPICS, stop_at, user
+from tests.training.conftest import CAUSAL, ENCODER, TOPICS, pairs, stop_at, user
 
 
 def plain(job):
@@ -283,3 +291,141 @@ def test_adapters_for_modules_that_are_not_there_are_a_spec_error(jobs, tmp_path
     job = plain(jobs.bt(max_steps=1, lora=LoraSpec(targets=["nowhere"])))
     with pytest.raises(SpecError, match="targets are not in the model"):
         run_job(job, tmp_path, quiet)
+
+
+def graded(job, margin: float | None):
+    """The job on the same pairs, each with this margin."""
+    path = Path(job.train.path).with_name(f"graded-{margin}.jsonl")
+    write_records(path, [pair.model_copy(update={"margin": margin}) for pair in pairs()])
+    data = DataFile(path=str(path), sha256=digest_file(path))
+    return plain(job).model_copy(update={"train": data})
+
+
+def test_a_pair_with_a_margin_is_learned_until_the_rewards_differ_by_it(jobs, tmp_path):
+    gaps = {}
+    for name, margin, asked in (("plain", 3.0, False), ("wide", 3.0, True), ("none", 0.0, True)):
+        job = graded(jobs.bt(margin=asked, max_steps=8, learning_rate=1e-3), margin)
+        run_job(job, tmp_path / name, quiet)
+        rows = [json.loads(r) for r in (tmp_path / name / "metrics.jsonl").read_text().splitlines()]
+        gaps[name] = [row["margin"] for row in rows]
+    assert gaps["plain"] == gaps["none"]
+    assert gaps["wide"][0] > 1.5 * gaps["plain"][0] and gaps["wide"][-1] > gaps["plain"][-1] + 0.5
+
+
+@pytest.mark.parametrize("model", [ENCODER, CAUSAL])
+def test_the_loss_of_a_pair_takes_its_margin_off_the_difference(jobs, model):
+    folder = jobs.bt().model.path if model is ENCODER else jobs.sft().model.path
+    scorer = RewardModel.from_backbone(Path(folder), max_length=96)
+    pair = pairs()[0].model_copy(update={"margin": 1.0})
+    share = model is CAUSAL
+    found = [encode_pair(scorer, pair, share, asked) for asked in (True, False)]
+    with torch.no_grad():
+        losses = [float(BradleyTerry(0.0).loss(scorer, [one])[0]) for one in found]
+    # an untrained head gives both sides 0: -log sigmoid(-1) and -log sigmoid(0)
+    assert losses == pytest.approx([1.313262, 0.693147], abs=1e-6)
+    unknown = pair.model_copy(update={"margin": None})
+    assert encode_pair(scorer, unknown, share, True).margin == 0.0
+
+
+def test_the_solved_head_knows_the_margins():
+    one, none = torch.ones(4, 1), torch.zeros(4, 1)
+    for margin in (None, torch.full((4,), 2.0)):
+        head = warm_head(one, none, 0.1, margin)
+        # where the gradient of -log sigma(w - m) + ridge/2 * w^2 is 0
+        short = torch.sigmoid((0.0 if margin is None else 2.0) - head)
+        assert float(short) == pytest.approx(0.1 * float(head), abs=1e-4)
+
+
+def test_margins_are_refused_where_no_pair_has_one(jobs, tmp_path):
+    with pytest.raises(DataError, match=r"no training pair has a margin.*8 pairs.*margin to false"):
+        run_job(graded(jobs.bt(margin=True), None), tmp_path, quiet)
+
+
+SFT_START = """\
+extends: smoke
+reward_model:
+  bt: {backbone: {source: random, name: tiny-causal}, init: sft_checkpoint, max_steps: 0}
+policy: {sft: {max_steps: 1}}
+"""
+
+
+def test_a_reward_model_starts_from_the_policy_after_sft(workspace):
+    (workspace.experiments / "from-sft.yaml").write_text(SFT_START)
+    spec = read_experiment(workspace.experiments, "from-sft")
+    services = Services(launcher=InlineLauncher(spec.compute))
+
+    def build(stage: str, changed=spec):
+        return make(workspace, changed, stage, services)[0]
+
+    base = read_experiment(workspace.experiments, "smoke")
+    assert "sft_checkpoint" not in STAGES["bt_reward_model"].inputs_of(base)
+    made = {n: build(n) for n in ("preference_pairs", "sft_examples", "sft_checkpoint")}
+    artifact = build("bt_reward_model")
+    assert artifact.manifest.inputs["sft_checkpoint"] == made["sft_checkpoint"].digest
+    # no step is taken, so the backbone is the policy's
+    reward = RewardModel.load(artifact.folder("model")).backbone.state_dict()
+    policy = RewardModel.from_backbone(made["sft_checkpoint"].folder("model"), max_length=64)
+    assert all(torch.equal(reward[k], v) for k, v in policy.backbone.state_dict().items())
+    bt = spec.reward_model.bt.model_copy(update={"backbone": ENCODER})
+    other = spec.reward_model.model_copy(update={"bt": bt})
+    with pytest.raises(
+        SpecError, match=r"bt\.init: the backbone is not.*tiny-encoder.*tiny-causal"
+    ):
+        build("bt_reward_model", spec.model_copy(update={"reward_model": other}))
+    alone = spec.policy.model_copy(update={"sft": None, "dpo": None, "grpo": None, "ppo": None})
+    with pytest.raises(SpecError, match=r"no SFT to start from.*policy\.sft.*init to base"):
+        build("bt_reward_model", spec.model_copy(update={"policy": alone}))
+
+
+def test_the_head_is_solved_on_samples_of_the_whole_file(jobs, monkeypatch):
+    assert drawn(5, 9, 0) == [0, 1, 2, 3, 4]
+    some = drawn(4000, 1000, 0)
+    assert some == sorted(set(some)) and len(some) == 1000 and some != drawn(4000, 1000, 1)
+    assert sum(index < 2000 for index in some) == pytest.approx(500, abs=75)
+    monkeypatch.setattr("reward_harness.training.reward_loop.WARM_MAX", 3)
+    job = jobs.bt(max_steps=0)
+    model = RewardModel.from_backbone(Path(job.model.path), max_length=64)
+    samples = [encode_pair(model, pair) for pair in pairs()]
+    seen = []
+
+    class Looks(BradleyTerry):
+        def solve_head(self, model, samples):
+            seen.append(samples)
+            return super().solve_head(model, samples)
+
+    RewardRun(model, samples, Looks(0.0), job.settings, seed=5).warm_start()
+    assert seen == [[samples[index] for index in drawn(8, 3, 5)]] and seen[0] != samples[:3]
+
+
+def test_members_with_adapters_start_from_adapters_of_their_own(ensemble, tmp_path, monkeypatch):
+    starts = []
+    original = RewardRun.warm_start
+
+    def looking(self):
+        starts.append({n: p.clone() for n, p in self.model.named_parameters() if "lora_A" in n})
+        original(self)
+
+    monkeypatch.setattr(RewardRun, "warm_start", looking)
+    lora = LoraSpec(r=2, alpha=4, targets=["query"])
+    run_job(plain(ensemble(members=2, max_steps=1, lora=lora)), tmp_path, quiet)
+    first, second = starts
+    assert first and not any(torch.equal(first[name], second[name]) for name in first)
+
+
+def test_only_steps_are_timed(ensemble, tmp_path, monkeypatch):
+    clock = SimpleNamespace(at=0.0, monotonic=lambda: clock.at)
+    for module in ("context", "reward_loop"):
+        monkeypatch.setattr(f"reward_harness.training.{module}.time", clock)
+
+    def taking(original, seconds):
+        def wrapped(self, *arguments):
+            clock.at += seconds
+            return original(self, *arguments)
+
+        return wrapped
+
+    monkeypatch.setattr(RewardRun, "warm_start", taking(RewardRun.warm_start, 100))
+    monkeypatch.setattr(RewardRun, "step", taking(RewardRun.step, 2))
+    run_job(plain(ensemble(members=2, max_steps=3)), tmp_path, quiet)
+    lines = (tmp_path / "log" / "timing.jsonl").read_text().splitlines()
+    assert [json.loads(line)["elapsed_s"] for line in lines] == [2, 4, 6, 8, 10, 12]
