@@ -170,12 +170,14 @@ def response_logprobs(
     responses: Sequence[str | Sequence[int]],
     *,
     batch_tokens: int = LOGPROB_BATCH_TOKENS,
+    max_prompt_tokens: int | None = None,
 ) -> list[torch.Tensor]:
     """Log-probability of each response token given all before it: float32 (T,) tensors on the CPU.
 
     A response given as text is measured with its end token; given as ids, as it is.
+    ``max_prompt_tokens`` cuts prompts as ``generate`` does.
     """
-    heads = [encode_prompt(tokenizer, prompt) for prompt in prompts]
+    heads = [encode_prompt(tokenizer, prompt)[-(max_prompt_tokens or 0) :] for prompt in prompts]
     tails = [encode_response(tokenizer, r) if isinstance(r, str) else list(r) for r in responses]
     lengths = [len(head) + len(tail) for head, tail in zip(heads, tails, strict=True)]
 

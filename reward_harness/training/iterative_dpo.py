@@ -3,15 +3,17 @@
 The reference of a round is the policy that the round starts from (Xu et al., arXiv 2312.16682): a
 round is a DPO job of its own (``training.dpo``) on the buffer's pairs. What is optimised is
 ``job.reward``; after each round ``job.judge``, a reward that nothing was trained on here, scores
-responses to held-out prompts, so that a gain in one without the other shows. Rounds are the resume
-points: a stopped job starts its unfinished round again.
+responses to held-out prompts, so that a gain in one without the other shows; without a judge no
+number bears its name. Rounds are the resume points: a stopped job starts its unfinished round
+again.
 """
 
 from __future__ import annotations
 
 import shutil
+import time
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +29,7 @@ from reward_harness.hashing import canonical_json, derive_seed, digest_file, uni
 from reward_harness.manifest import Metric
 from reward_harness.models.embedded import load_policy_folder
 from reward_harness.models.folders import model_digest
-from reward_harness.models.generation import generate, response_logprobs
+from reward_harness.models.generation import Generated, generate, response_logprobs
 from reward_harness.progress import Progress
 from reward_harness.rewards.base import BaseRM, Scored, conversation_of
 from reward_harness.sections import DPOSection
@@ -43,11 +45,18 @@ STATE_NAME = "rounds.json"
 
 @dataclass(slots=True)
 class Held:
-    """Responses of one policy to the held-out prompts with both rewards' scores."""
+    """Responses of one policy to the held-out prompts as the tokens that it sampled, with both
+    rewards' scores; ``judge`` is None without a judge.
+    """
 
-    texts: list[str]
+    token_ids: list[list[int]]
     reward: list[float | None]
-    judge: list[float | None]
+    judge: list[float | None] | None
+
+    def scores(self) -> dict[str, list[float | None]]:
+        """The scores by the reward's part."""
+        judged = {} if self.judge is None else {"judge": self.judge}
+        return {"reward": self.reward, **judged}
 
 
 @dataclass(slots=True)
@@ -69,7 +78,7 @@ def train(job: IterativeDPOJob, context: TrainContext) -> MethodResult:
     """Run the rounds and publish the last policy as ``model/`` and its pairs as ``pairs.jsonl``."""
     if context.reward is None:
         raise TrainingError("iterative DPO needs a reward", where=str(context.output))
-    judge = open_reference(job.judge) if job.judge else context.reward
+    judge = open_reference(job.judge) if job.judge else None
     prompts = read_records(Path(job.train.path), RLPrompt)
     held_out = _chosen(job, read_records(Path(job.test.path), RLPrompt), 0)
     require_records(len(prompts), job.train.path, job.method)
@@ -78,10 +87,10 @@ def train(job: IterativeDPOJob, context: TrainContext) -> MethodResult:
     rounds, resumed = _restore(job, context)
     clock = context.clock(job.settings.rounds * job.settings.max_steps)
     if not rounds.held:
-        rounds.held.append(_measured(job, rounds.model, held_out, context.reward, judge))
+        rounds.held.append(_measured(job, context, rounds.model, held_out, judge))
     while rounds.done < job.settings.rounds:
         _round(job, context, rounds, _chosen(job, prompts, rounds.done + 1), work, clock)
-        rounds.held.append(_measured(job, rounds.model, held_out, context.reward, judge))
+        rounds.held.append(_measured(job, context, rounds.model, held_out, judge))
         if rounds.rows:
             rounds.rows[-1] = {**rounds.rows[-1], **_means(rounds.held[-1])}
         context.tracker.tell(rounds.rows)
@@ -89,9 +98,9 @@ def train(job: IterativeDPOJob, context: TrainContext) -> MethodResult:
             context.resume.save(rounds.done, lambda folder: _write_state(rounds, folder))
         if context.stop.requested and rounds.done < job.settings.rounds:
             raise context.stopped(len(rounds.rows))
-    if job.judge:
+    if judge is not None:
         judge.close()
-    metrics = _metrics(job, rounds, held_out)
+    metrics = _metrics(job, context, rounds, held_out)
     card: dict[str, Any] = {name: metric.value for name, metric in metrics.items()}
     card |= {"pairs": sum(map(len, rounds.pairs)), **rounds.skipped}
     shutil.copytree(rounds.model, context.model_folder, dirs_exist_ok=True)
@@ -110,10 +119,10 @@ def _round(
     clock: StepClock,
 ) -> None:
     """One round; appends its pairs and rows and moves ``rounds.model`` on."""
-    number = rounds.done + 1
+    number, started = rounds.done + 1, time.monotonic()
     total = job.settings.rounds * job.settings.max_steps
     context.progress(Progress(job.method, len(rounds.rows), total, f"round {number}: rolling out"))
-    made = _rolled_out(job, rounds.model, prompts, number, context.reward)
+    made = _rolled_out(job, context, rounds.model, prompts, number)
     for name in ("too_close", "too_similar", "unscored"):
         rounds.skipped[name] = rounds.skipped.get(name, 0) + int(getattr(made, name))
     rounds.pairs.append(made.pairs)
@@ -135,7 +144,11 @@ def _round(
     def tell(event: Progress) -> None:
         if event.numbers:
             clock.step(before + event.step, 0)
-            context.tell(job.method, before + event.step, total, event.numbers)
+            own = event.numbers["seconds_left"]
+            later = job.settings.rounds - number
+            left = own + later * (time.monotonic() - started + own)  # as long as this one
+            numbers = {**event.numbers, "seconds_left": round(left, 1)}
+            context.tell(job.method, before + event.step, total, numbers)
 
     inner = TrainContext(folder, context.device, None, tell, context.stop)
     found = dpo.train(_dpo_job(job, rounds.model, folder / "train.jsonl", number), inner)
@@ -170,15 +183,15 @@ def _chosen(job: IterativeDPOJob, prompts: Sequence[RLPrompt], number: int) -> l
 
 def _rolled_out(
     job: IterativeDPOJob,
+    context: TrainContext,
     folder: Path,
     prompts: Sequence[RLPrompt],
     number: int,
-    reward: BaseRM | None,
 ) -> Paired:
     count = job.settings.samples_per_prompt
     repeated = [prompt for prompt in prompts for _ in range(count)]
-    texts = _sampled(job, folder, repeated, number)
-    scores = _scores(job, reward, repeated, texts)
+    texts = [one.text for one in _sampled(job, context.device, folder, repeated, number)]
+    scores = _scores(job, context.reward, repeated, texts)
     both = list(zip(texts, scores, strict=True))
     groups = [both[start : start + count] for start in range(0, len(both), count)]
     return pair_best_and_worst(
@@ -191,10 +204,10 @@ def _rolled_out(
 
 
 def _sampled(
-    job: IterativeDPOJob, folder: Path, prompts: Sequence[RLPrompt], number: int
-) -> list[str]:
-    model, tokenizer = load_policy_folder(folder)
-    found = generate(
+    job: IterativeDPOJob, device: str, folder: Path, prompts: Sequence[RLPrompt], number: int
+) -> list[Generated]:
+    model, tokenizer = load_policy_folder(folder, device=device)
+    return generate(
         model,
         tokenizer,
         [_turns(prompt) for prompt in prompts],
@@ -203,7 +216,6 @@ def _sampled(
         seed=derive_seed(job.seed, "sampled", number),
         max_prompt_tokens=job.settings.max_prompt_tokens,
     )
-    return [one.text for one in found]
 
 
 def _turns(prompt: RLPrompt) -> list[dict[str, str]]:
@@ -229,49 +241,64 @@ def _scores(
 
 
 def _measured(
-    job: IterativeDPOJob, folder: Path, prompts: Sequence[RLPrompt], reward: BaseRM, judge: BaseRM
+    job: IterativeDPOJob,
+    context: TrainContext,
+    folder: Path,
+    prompts: Sequence[RLPrompt],
+    judge: BaseRM | None,
 ) -> Held:
-    texts = _sampled(job, folder, prompts, 0)
-    own = _scores(job, reward, prompts, texts)
-    return Held(texts, own, own if judge is reward else _scores(job, judge, prompts, texts))
+    drawn = _sampled(job, context.device, folder, prompts, 0)
+    texts = [one.text for one in drawn]
+    own = _scores(job, context.reward, prompts, texts)
+    judged = None if judge is None else _scores(job, judge, prompts, texts)
+    return Held([list(one.token_ids) for one in drawn], own, judged)
 
 
 def _means(held: Held) -> dict[str, float]:
     found: dict[str, float] = {}
-    for name, scores in (("reward_mean", held.reward), ("judge_mean", held.judge)):
+    for name, scores in held.scores().items():
         values = [score for score in scores if score is not None]
         if values:
-            found[name] = sum(values) / len(values)
+            found[f"{name}_mean"] = sum(values) / len(values)
     return found
 
 
 def _metrics(
-    job: IterativeDPOJob, rounds: Rounds, prompts: Sequence[RLPrompt]
+    job: IterativeDPOJob, context: TrainContext, rounds: Rounds, prompts: Sequence[RLPrompt]
 ) -> dict[str, Metric]:
     """Gains over the start policy on the same prompts with intervals, and how far it moved."""
     found: dict[str, Metric] = {}
-    for name in ("reward", "judge"):
+    for name, start in rounds.held[0].scores().items():
         for number, held in enumerate(rounds.held[1:], start=1):
-            pairs = zip(getattr(held, name), getattr(rounds.held[0], name), strict=True)
+            pairs = zip(held.scores()[name], start, strict=True)
             gains = [a - b for a, b in pairs if a is not None and b is not None]
             if gains:
                 rng = np.random.default_rng(derive_seed(job.seed, name, number))
                 found[f"{name}_gain_round_{number}"] = bootstrap_mean(gains, rng).metric("max")
-    found["kl_to_start"] = _moved(job, rounds, prompts)
+    found["kl_to_start"] = _moved(job, context.device, rounds, prompts)
     for number, made in enumerate(rounds.pairs, start=1):
         found[f"pairs_round_{number}"] = Metric(value=len(made), n=job.settings.prompts)
     return found
 
 
-def _moved(job: IterativeDPOJob, rounds: Rounds, prompts: Sequence[RLPrompt]) -> Metric:
-    """KL(last policy || start policy) in nats a response: mean log ratio of its own samples."""
+def _moved(
+    job: IterativeDPOJob, device: str, rounds: Rounds, prompts: Sequence[RLPrompt]
+) -> Metric:
+    """KL(last policy || start policy) in nats a response: mean log ratio of its own samples, token
+    by token as they were drawn, after the prompt as it was cut.
+    """
     turns = [_turns(prompt) for prompt in prompts]
-    texts = rounds.held[-1].texts
     sums: list[list[float]] = []
     for folder in (rounds.model, Path(job.model.path)):
-        model, tokenizer = load_policy_folder(folder)
-        found = response_logprobs(model, tokenizer, turns, texts)
-        sums.append([float(sum(values)) for values in found])
+        model, tokenizer = load_policy_folder(folder, device=device)
+        found = response_logprobs(
+            model,
+            tokenizer,
+            turns,
+            rounds.held[-1].token_ids,
+            max_prompt_tokens=job.settings.max_prompt_tokens,
+        )
+        sums.append([float(values.double().sum()) for values in found])
     ratios = [a - b for a, b in zip(*sums, strict=True)]
     rng = np.random.default_rng(derive_seed(job.seed, "kl"))
     return bootstrap_mean(ratios, rng).metric("none")
@@ -282,7 +309,7 @@ def _write_state(rounds: Rounds, folder: Path) -> None:
     body = {
         "rows": rounds.rows,
         "pairs": [[pair.model_dump() for pair in made] for made in rounds.pairs],
-        "held": [[held.texts, held.reward, held.judge] for held in rounds.held],
+        "held": [asdict(held) for held in rounds.held],
         "skipped": rounds.skipped,
     }
     (folder / STATE_NAME).write_bytes(canonical_json(body))
@@ -298,7 +325,7 @@ def _restore(job: IterativeDPOJob, context: TrainContext) -> tuple[Rounds, int |
         folder / "model",
         rows=body["rows"],
         pairs=[[PreferencePair.model_validate(p) for p in made] for made in body["pairs"]],
-        held=[Held(*one) for one in body["held"]],
+        held=[Held(**one) for one in body["held"]],
         skipped=body["skipped"],
     )
     return rounds, number
