@@ -65,7 +65,9 @@ def measure_steps(workspace: Workspace, keep: Keep) -> None:
         for task in ("all", *(t for t, (good, bad) in counts.items() if min(good, bad) >= 10)):
             which = np.array([task in ("all", t.task) for t in traces])
             right = np.array([t.right for t in traces])[which]
-            found = flagged_shares([steps[which], whole[which]], right, FALSE_FLAGS, rng(seed))
+            prompts = [trace.question for trace, used in zip(traces, which, strict=True) if used]
+            scores = [steps[which], whole[which]]
+            found = flagged_shares(scores, right, prompts, FALSE_FLAGS, rng(seed))
             row[task] = {name: _metric(metric) for name, metric in found.items()}
         keep(f"seed {seed}", row)
 

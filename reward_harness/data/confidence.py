@@ -90,7 +90,8 @@ def keep_confident(
     kept: set[int] = set()
     for indices in strata.values():
         order = sorted(indices, key=lambda i: (-confidence[i], pairs[i].pair_id))
-        kept.update(order[: math.ceil(fraction * len(order))])
+        # .55 * 100 is 55.000000000000007
+        kept.update(order[: math.ceil(fraction * len(order) - 1e-9)])
     return [pair for index, pair in enumerate(pairs) if index in kept]
 
 

@@ -1,14 +1,15 @@
 """Preference pairs from responses that were scored several times: only differences beyond noise.
 
 Of each prompt the best response meets the worst, and each response the next best (a hard negative).
-A pair is kept if its margin is a given share of the range of all scores and more than the sum of
-both responses' spreads times a factor, up to a number of pairs for a prompt, widest first.
+A pair is kept if its margin is a given share of the range of the scores that are trained on, and
+more than the sum of both responses' spreads times a factor, up to a number of pairs for a prompt,
+widest first.
 """
 
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from itertools import pairwise
 
 from reward_harness.data.records import PreferencePair, prompt_key
@@ -28,12 +29,17 @@ class Origin(Frozen):
 
 
 def distilled_pairs(
-    rows: Sequence[ScoredResponse], section: DistilledSection
+    rows: Sequence[ScoredResponse],
+    section: DistilledSection,
+    trained_on: Callable[[str], bool] = lambda key: True,
 ) -> tuple[list[PreferencePair], list[Origin]]:
-    """The pairs of all prompts in the order of their first response, and where each came from."""
-    if not rows:
-        return [], []
-    spread = max(row.score for row in rows) - min(row.score for row in rows)
+    """The pairs of all prompts in the order of their first response, and where each came from.
+
+    ``trained_on`` says of a ``prompt_key`` whether it is in the training split: what is held out
+    does not decide which pairs are trained on.
+    """
+    scores = [row.score for row in rows if trained_on(prompt_key(row.prompt))]
+    spread = max(scores, default=0.0) - min(scores, default=0.0)
     groups: dict[str, list[ScoredResponse]] = defaultdict(list)
     for row in rows:
         groups[prompt_key(row.prompt)].append(row)

@@ -16,6 +16,7 @@ from reward_harness.data.distill import distilled_pairs
 from reward_harness.data.files import json_lines, validated
 from reward_harness.data.records import Message, prompt_key
 from reward_harness.data.scored import ScoredResponse, Spread, read_scored, write_scored
+from reward_harness.data.splits import split_of
 from reward_harness.errors import DataError
 from reward_harness.hashing import canonical_json, digest_file, digest_json
 from reward_harness.manifest import Frozen, Metric, Outcome
@@ -115,7 +116,12 @@ def distilled_preferences(run: StageRun, folder: Path) -> Outcome:
     """Pairs of scored samples that differ by more than their noise."""
     section = required(run.experiment.dataset.distilled, "dataset.distilled")
     scores = run.input("score_dataset")
-    pairs, origins = distilled_pairs(read_scored(scores.file("scores.jsonl")), section)
+    seed, shares = run.experiment.seed, run.experiment.dataset.split
+    pairs, origins = distilled_pairs(
+        read_scored(scores.file("scores.jsonl")),
+        section,
+        lambda key: split_of(key, seed, shares) == "train",
+    )
     lines = [{**o.model_dump(), "score_dataset": scores.digest} for o in origins]
     write_raw(folder / "origins.jsonl", lines)
     return publish_dataset(run, folder, list(pairs), len(pairs), None)

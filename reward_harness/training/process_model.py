@@ -202,7 +202,7 @@ def _measures(
         scores.append(np.array(step_probabilities(models[1], whole)))
     rng = np.random.default_rng(derive_seed(job.seed, "flagged"))
     rate = job.settings.false_flag_rate
-    found |= flagged_shares(scores, right, rate, rng)
+    found |= flagged_shares(scores, right, [prompt_key(e.prompt) for e in held], rate, rng)
     first_wrong = [first_wrong_step(e.labels) for e in held]
     for name, values in zip(FLAGGED, scores, strict=False):
         for position, share in flagged_by_position(values, first_wrong, rate).items():
@@ -233,20 +233,28 @@ def _step_accuracy(
 
 
 def flagged_shares(
-    scores: Sequence[Scores], right: npt.NDArray[np.bool_], rate: float, rng: np.random.Generator
+    scores: Sequence[Scores],
+    right: npt.NDArray[np.bool_],
+    prompts: Sequence[str],
+    rate: float,
+    rng: np.random.Generator,
 ) -> dict[str, Metric]:
     """Share of wrong solutions below each model's threshold, and the first model's lead.
 
     A model's threshold is the ``rate`` quantile of its scores of right solutions. Intervals are
-    percentiles over resampled right and wrong solutions, thresholds set anew in each.
+    percentiles over resampled prompts, each with all its solutions (``prompts`` names the one of
+    each solution), thresholds set anew in each; resamples need right and wrong solutions.
     """
     names = FLAGGED[: len(scores)]
     wrong, good = np.flatnonzero(~right), np.flatnonzero(right)
     point = [_flagged(values, good, wrong, rate) for values in scores]
+    unique, prompt_of = np.unique(np.array(prompts), return_inverse=True)
     draws: list[list[float]] = []
-    for _ in range(RESAMPLES):
-        some, others = rng.choice(good, len(good)), rng.choice(wrong, len(wrong))
-        draws.append([_flagged(values, some, others, rate) for values in scores])
+    while len(draws) < RESAMPLES:
+        times = np.bincount(rng.integers(len(unique), size=len(unique)), minlength=len(unique))
+        some, others = (np.repeat(kind, times[prompt_of[kind]]) for kind in (good, wrong))
+        if some.size and others.size:
+            draws.append([_flagged(values, some, others, rate) for values in scores])
     table = np.array(draws)
     found = {name: _percentiles(point[i], table[:, i], len(wrong)) for i, name in enumerate(names)}
     if len(scores) > 1:

@@ -79,6 +79,10 @@ def test_the_top_share_is_kept_in_order_and_ties_go_by_id():
         "cba"
     )
     assert keep_confident(pairs, [1, 2, 3, 4], fraction=1.0) == pairs
+    hundred = [pair(str(number)) for number in range(100)]
+    shares = (0.55, 0.07, 0.501, 0.29)
+    sizes = [len(keep_confident(hundred, [*range(100)], fraction=share)) for share in shares]
+    assert sizes == [55, 7, 51, 29]
 
 
 def test_a_stratified_filter_loses_no_stratum():
@@ -113,6 +117,18 @@ def test_pairs_are_best_against_worst_and_neighbours_beyond_margin_and_noise():
     few = free.model_copy(update={"max_pairs_per_prompt": 2})
     assert [p.pair_id for p in distilled_pairs(rows, few)[0]] == ["a>d", "c>d"]
     assert distilled_pairs([], few) == ([], [])
+
+
+def test_the_scores_of_held_out_prompts_do_not_decide_which_pairs_are_trained_on():
+    other = [Message(role="user", content="held out")]
+    held = [scored(f"h{s}", s).model_copy(update={"prompt": other}) for s in (0.0, 0.5, 1.0)]
+    rows = [scored("a", 0.1), scored("b", 0.05), scored("c", 0.0), *held]
+    section = DistilledSection(min_margin=0.15)
+    key = prompt_key(ASK)
+    assert key not in {prompt_key(p.prompt) for p in distilled_pairs(rows, section)[0]}
+    pairs, _ = distilled_pairs(rows, section, lambda found: found == key)
+    trained = [p.pair_id for p in pairs if prompt_key(p.prompt) == key]
+    assert trained == [p.pair_id for p in distilled_pairs(rows[:3], section)[0]] != []
 
 
 @given(st.lists(st.floats(0, 1), min_size=2, max_size=8))

@@ -270,10 +270,30 @@ def test_thresholds_flag_the_same_share_of_right_solutions():
     right = np.array([True] * 10 + [False] * 10)
     sharp = np.concatenate([np.linspace(0.5, 1, 10), np.linspace(0, 0.4, 10)])
     blind = np.concatenate([np.linspace(0, 1, 10), np.linspace(0, 1, 10)])
-    found = flagged_shares([sharp, blind], right, 0.1, np.random.default_rng(0))
+    prompts = [str(number) for number in range(20)]
+    found = flagged_shares([sharp, blind], right, prompts, 0.1, np.random.default_rng(0))
     assert found["flagged"].value == 1.0 and found["outcome_flagged"].value == pytest.approx(0.1)
     assert found["flagged_lead"].value == pytest.approx(0.9)
     assert found["flagged_lead"].ci_low is not None and found["flagged_lead"].ci_low > 0.3
+
+
+def test_the_solutions_of_a_prompt_are_resampled_together():
+    # four prompts, each of ten right and ten wrong solutions that fare alike: four observations
+    prompts = [str(number) for number in range(4) for _ in range(20)]
+    right = np.array([True, False] * 40)
+    level = np.repeat([0.1, 0.2, 0.8, 0.9], 20)
+    scores = np.where(right, 0.5 + level / 10, level)
+    found = flagged_shares([scores], right, prompts, 0.1, np.random.default_rng(0))["flagged"]
+    alone = [str(number) for number in range(80)]
+    apart = flagged_shares([scores], right, alone, 0.1, np.random.default_rng(0))["flagged"]
+    assert found.value == apart.value == 0.5 and found.n == 40
+    assert (found.ci_low, found.ci_high) == (0.0, 1.0)
+    assert apart.ci_low > 0.3 and apart.ci_high < 0.7
+    # a resample without a right or without a wrong solution says nothing
+    few = flagged_shares(
+        [np.array([0.9, 0.1])], np.array([True, False]), ["a", "b"], 0.1, np.random.default_rng(0)
+    )
+    assert few["flagged"].value == few["flagged"].ci_low == 1.0
 
 
 def test_adapters_train_a_reward_model_and_are_merged(jobs, tmp_path):
