@@ -98,6 +98,7 @@ def _from_models(
         name=name,
         group="datasets",
         builder=f"reward_harness.stages.{module}:{name}",
+        code_version="2",
         sections=("dataset", f"dataset_{field}", *also),
         inputs=inputs,
         templates="search" in also,
@@ -119,6 +120,7 @@ def _reward_model(
         name=name,
         group="reward_models",
         builder=f"reward_harness.stages.{module}:{name}",
+        code_version="2",
         sections=(f"reward_model_{field}", *also, "compute"),
         inputs=inputs,
         templates="search" in also,
@@ -186,7 +188,6 @@ def _second_opinion(spec: ExperimentSpec) -> str:
 
 _PAIRS = ("preference_pairs", "ai_preferences", "sft_checkpoint")
 _DISTILLED = ("distilled_preferences", "sft_checkpoint")
-
 _CHECKPOINTS = (
     "sft_checkpoint",
     "dpo_checkpoint",
