@@ -2,17 +2,19 @@
 
 Weights and optimiser: with bf16 mixed precision and Adam 18 bytes a trained parameter (2 weights +
 4 master + 4 gradient + 4 + 4 moments), in float32 16 (4 + 4 + 4 + 4); a frozen parameter costs its
-weight only, a frozen reference its weights again (none with LoRA: the adapter is off).
-Activations in bf16: 12·B·S·H bytes a layer, 2·B·S·H with checkpointing; logits 4·B·S·V (ZeRO,
-arXiv 1910.02054; Korthikanti et al., arXiv 2205.05198). In float32 every intermediate is kept:
-96·B·S·H a layer and four copies of the logits (values, log-softmax, entropy, gradient). Against the
-measured peak on a CPU: SmolLM2-135M with LoRA, 8×160 tokens: 4.1 GiB estimated, 4.5 (DPO, GRPO) to
-5.1 (SFT) used; MiniLM reward model: 1.4 estimated, 2.0 used.
+weight only, an adapter comes on top. N processes: replicated ones hold all of it each;
+SHARD_GRAD_OP 2P + 16P/N and FULL_SHARD 18P/N a process (ZeRO, arXiv 1910.02054). Activations in
+bf16: 12·B·S·H bytes a layer, 2·B·S·H with checkpointing; logits 4·B·S·V (Korthikanti et al., arXiv
+2205.05198). In float32 every intermediate is kept: 96·B·S·H a layer and four copies of the logits
+(values, log-softmax, entropy, gradient). Against the measured peak on a CPU: SmolLM2-135M with
+LoRA, 8×160 tokens: 4.1 GiB estimated, 4.5 (DPO, GRPO) to 5.1 (SFT) used; MiniLM reward model: 1.4
+estimated, 2.0 used.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Sequence
+from dataclasses import astuple, dataclass
 from pathlib import Path
 from typing import Literal
 
@@ -25,10 +27,19 @@ NF4_BYTES = 0.516
 RUNTIME_BYTES = 700 * 1024**2
 """torch, transformers and TRL imported, before any model."""
 
+Dtype = Literal["float32", "bfloat16"]
+
 
 @dataclass(frozen=True, slots=True)
 class Workload:
-    """The shape of one training step: ``batch`` sequences of ``tokens`` in one pass."""
+    """One training step as one process sees it: ``batch`` sequences of ``tokens`` in one pass.
+
+    ``trained`` equal to ``parameters``: all of them learn; else they are frozen, and ``trained``
+    counts the adapters beside them. ``frozen`` is the dtype that frozen weights are held in under
+    mixed precision: float32 ones leave the bf16 copies of autocast in the graph. ``reference`` and
+    ``finished`` are bytes of a frozen reference and of models that are kept from before.
+    ``one_device``: the processes share a device, as on a CPU.
+    """
 
     parameters: int
     trained: int
@@ -37,10 +48,15 @@ class Workload:
     vocabulary: int
     batch: int
     tokens: int
-    dtype: Literal["float32", "bfloat16"] = "float32"
-    reference: bool = False
+    dtype: Dtype = "float32"
+    frozen: Dtype = "bfloat16"
+    reference: int = 0
+    finished: int = 0
     checkpointing: bool = False
     quantized: int = 0
+    processes: int = 1
+    sharding: Literal["replicated", "shard_grad_op", "full_shard"] = "replicated"
+    one_device: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,79 +66,81 @@ class MemoryEstimate:
     weights: int
     optimizer: int
     reference: int
+    finished: int
     activations: int
     logits: int
     runtime: int = RUNTIME_BYTES
 
     @property
     def total(self) -> int:
-        return sum(
-            (
-                self.weights,
-                self.optimizer,
-                self.reference,
-                self.activations,
-                self.logits,
-                self.runtime,
+        return sum(astuple(self))
+
+    def times(self, processes: int) -> MemoryEstimate:
+        """What so many processes take together."""
+        return MemoryEstimate(*(processes * part for part in astuple(self)))
+
+    def __str__(self) -> str:
+        parts = (
+            f"{name} {value / GIB:.2f}"
+            for name, value in (
+                ("weights", self.weights),
+                ("optimiser", self.optimizer),
+                ("reference", self.reference),
+                ("finished models", self.finished),
+                ("activations", self.activations),
+                ("logits", self.logits),
             )
         )
+        return f"{self.total / GIB:.2f} GiB ({', '.join(parts)})"
 
 
 def estimate(load: Workload) -> MemoryEstimate:
     """Peak bytes of one training step on one device."""
     mixed = load.dtype == "bfloat16"
-    weight_bytes, trained_bytes = (2, 18) if mixed else (4, 16)
+    weight_bytes, learning_bytes = (2, 16) if mixed else (4, 12)
+    frozen_bytes = 2 + 4 if mixed and load.frozen == "float32" else weight_bytes
+    frozen = 0 if load.trained == load.parameters else load.parameters - load.quantized
+    weights = weight_bytes * load.trained + frozen_bytes * frozen
+    weights += round(NF4_BYTES * load.quantized)
+    weight_parts = load.processes if load.sharding == "full_shard" else 1
+    learning_parts = 1 if load.sharding == "replicated" else load.processes
     positions = load.batch * load.tokens
     per_layer, per_logit = (12, 4) if mixed else (96, 16)
-    return MemoryEstimate(
-        weights=weight_bytes * (load.parameters - load.quantized)
-        + round(NF4_BYTES * load.quantized),
-        optimizer=(trained_bytes - weight_bytes) * load.trained,
-        reference=weight_bytes * load.parameters if load.reference else 0,
+    one = MemoryEstimate(
+        weights=weights // weight_parts,
+        optimizer=learning_bytes * load.trained // learning_parts,
+        reference=load.reference // weight_parts,
+        finished=load.finished,
         activations=(2 if load.checkpointing else per_layer)
         * positions
         * load.hidden
         * load.layers,
         logits=per_logit * positions * load.vocabulary,
     )
-
-
-def what_would_fit(load: Workload, available: int, lora_parameters: int) -> list[str]:
-    """Changes, each alone, that bring the estimate under ``available`` bytes."""
-    options: list[str] = []
-    if load.trained == load.parameters:
-        adapter = replace(load, trained=lora_parameters, reference=False)
-        if estimate(adapter).total <= available:
-            options.append("LoRA (policy.lora)")
-    if not load.checkpointing:
-        checkpointed = replace(load, checkpointing=True)
-        if estimate(checkpointed).total <= available:
-            options.append("gradient checkpointing")
-    sizes = (size for size in range(load.batch - 1, 0, -1))
-    smaller = (size for size in sizes if estimate(replace(load, batch=size)).total <= available)
-    fitting = next(smaller, None)
-    if fitting is not None:
-        options.append(f"batch_size {fitting}")
-    return options
+    return one.times(load.processes) if load.one_device else one
 
 
 def require_memory(
-    load: Workload, available: int, *, device: str, where: str, lora_parameters: int
-) -> MemoryEstimate:
-    """The estimate; ``TrainingError`` says what would fit if it exceeds ``available`` bytes."""
-    needed = estimate(load)
+    needed: MemoryEstimate,
+    available: int,
+    *,
+    device: str,
+    where: str,
+    options: Callable[[], Sequence[str]],
+) -> None:
+    """``TrainingError`` if ``needed`` exceeds ``available`` bytes; it says which of the ``options``
+    (settings that would fit, each alone) there are.
+    """
     if needed.total <= available:
-        return needed
-    options = what_would_fit(load, available, lora_parameters)
+        return
+    found = options()
     raise TrainingError(
         "not enough memory for this job",
         where=where,
-        got=f"an estimate of {needed.total / GIB:.2f} GiB (weights {needed.weights / GIB:.2f}, "
-        f"optimiser {needed.optimizer / GIB:.2f}, reference {needed.reference / GIB:.2f}, "
-        f"activations {needed.activations / GIB:.2f}, logits {needed.logits / GIB:.2f})",
+        got=f"an estimate of {needed}",
         expected=f"at most {available / GIB:.2f} GiB on {device}",
-        fix=f"Would fit: {' or '.join(options)}."
-        if options
+        fix=f"Would fit: {' or '.join(found)}."
+        if found
         else "Nothing smaller fits: take a smaller model or a larger device.",
     )
 

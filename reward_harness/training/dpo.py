@@ -7,7 +7,6 @@ and nothing is dropped.
 
 from __future__ import annotations
 
-import copy
 import shutil
 from pathlib import Path
 from typing import Any
@@ -22,7 +21,12 @@ from reward_harness.models.chat import encode_prompt, encode_response
 from reward_harness.training.context import MethodResult, TrainContext, start_and_end
 from reward_harness.training.distributed import first_decides, rank, shard_here, wait_for_all
 from reward_harness.training.job import DPOJob
-from reward_harness.training.policy_model import load_for_training, lora_config, publish_trained
+from reward_harness.training.policy_model import (
+    frozen_copy,
+    load_for_training,
+    lora_config,
+    publish_trained,
+)
 from reward_harness.training.trl_run import (
     JobCallback,
     common_arguments,
@@ -56,10 +60,11 @@ def train(job: DPOJob, context: TrainContext) -> MethodResult:
     dataset, pairs_folder = Dataset.from_list(rows_in), context.log / "pairs"
     if precomputed:
         dataset = on_disk(dataset, pairs_folder)
+    mixed = job.train_dtype == "bfloat16"
     callback = JobCallback("dpo", job.settings.max_steps, context)
     trainer = TokenisedDPOTrainer(
         model=model,
-        ref_model=None if job.lora or precomputed else copy.deepcopy(model),
+        ref_model=None if job.lora or precomputed else frozen_copy(model, mixed=mixed),
         args=arguments,
         train_dataset=dataset,
         processing_class=tokenizer,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import importlib.util
 import json
 from collections.abc import Mapping
@@ -9,11 +10,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
+from torch import nn
 from transformers import AutoModelForCausalLM, BitsAndBytesConfig, GenerationConfig
+from transformers.pytorch_utils import Conv1D
 
 from reward_harness.errors import SpecError
 from reward_harness.models.chat import end_id, pad_id
-from reward_harness.models.embedded import load_policy_folder, load_tokenizer
+from reward_harness.models.embedded import load_policy_folder, load_tokenizer, torch_dtype
 from reward_harness.models.folders import existing_folder
 from reward_harness.models.silence import quiet_libraries
 from reward_harness.sections import LoraSpec
@@ -21,6 +24,7 @@ from reward_harness.training.card import CARD_NAME, model_card
 from reward_harness.training.context import TrainContext
 from reward_harness.training.distributed import sharded_tensors, whole_model
 from reward_harness.training.job import AnyJob
+from reward_harness.training.workload import frozen_dtype, lora_of
 
 ADAPTER_FOLDER = "adapter"
 
@@ -32,13 +36,31 @@ if TYPE_CHECKING:
 def load_for_training(
     job: AnyJob, context: TrainContext
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
-    """The job's start model in float32 (mixed precision is autocast's affair) and its tokenizer;
-    with QLoRA its matrices in four bits.
+    """The job's start model and its tokenizer: what learns in float32 (mixed precision is
+    autocast's affair), what adapters freeze in the job's dtype, with QLoRA its matrices in four
+    bits.
     """
-    folder, lora = Path(job.model.path), _lora(job)
+    folder, lora = Path(job.model.path), lora_of(job)
     if lora is not None and lora.quantize is not None:
         return load_quantized(folder, job, context.device)
-    return load_policy_folder(folder, dtype="float32", device=context.device)
+    dtype = "float32" if lora is None else frozen_dtype(job)
+    return load_policy_folder(folder, dtype=dtype, device=context.device)
+
+
+def frozen_copy(model: PreTrainedModel, *, mixed: bool) -> PreTrainedModel:
+    """A copy that does not learn, to refer to.
+
+    In mixed precision its matrices are in bfloat16, to which autocast would round them at each use:
+    half the memory, the same numbers. Embeddings and norms stay as they are: autocast computes them
+    in float32, and a difference there would look like a divergence from the policy.
+    """
+    frozen = copy.deepcopy(model).requires_grad_(False)
+    embedded = [m.weight for m in frozen.modules() if isinstance(m, nn.Embedding)]
+    for module in frozen.modules() if mixed else ():
+        matrix = isinstance(module, nn.Linear | Conv1D)
+        if matrix and not any(module.weight is weight for weight in embedded):
+            module.to(torch.bfloat16)
+    return frozen
 
 
 def load_quantized(
@@ -58,24 +80,20 @@ def load_quantized(
             fix="Use sharding: replicated, or one process.",
         )
     quiet_libraries()
-    mixed = job.train_dtype == "bfloat16"
+    dtype = torch_dtype(frozen_dtype(job))
     settings = BitsAndBytesConfig(
         load_in_4bit=True,
         bnb_4bit_quant_type="nf4",
         bnb_4bit_use_double_quant=True,
-        bnb_4bit_compute_dtype=torch.bfloat16 if mixed else torch.float32,
+        bnb_4bit_compute_dtype=dtype,
     )
     model = AutoModelForCausalLM.from_pretrained(
         existing_folder(folder),
         quantization_config=settings,
-        dtype=torch.float32,
+        dtype=dtype,
         device_map={"": device},
     )
     return model.eval(), load_tokenizer(folder)
-
-
-def _lora(job: AnyJob) -> LoraSpec | None:
-    return getattr(job, "lora", None)
 
 
 def lora_config(lora: LoraSpec | None) -> LoraConfig | None:
@@ -115,14 +133,15 @@ def _peft_config(lora: LoraSpec, task: str) -> LoraConfig:
 
 
 def merged(model: Any, job: AnyJob) -> PreTrainedModel:
-    """The plain model on the CPU in float32, adapters merged into its weights: of a quantised one
-    into the weights that it was made from.
+    """The plain model on the CPU in float32, adapters merged into its weights: of a quantised or
+    rounded one into the weights that it was made from.
     """
-    if getattr(model, "is_loaded_in_4bit", False):
+    rounded = getattr(model, "is_loaded_in_4bit", False) or frozen_dtype(job) == "bfloat16"
+    if hasattr(model, "peft_config") and rounded:
         from peft import get_peft_model_state_dict, set_peft_model_state_dict
 
         whole, _ = load_policy_folder(Path(job.model.path), dtype="float32")
-        trained, model = model, lora_adapted(whole, _lora(job) or LoraSpec())
+        trained, model = model, lora_adapted(whole, lora_of(job) or LoraSpec())
         set_peft_model_state_dict(model, get_peft_model_state_dict(trained))
     plain = model.merge_and_unload() if hasattr(model, "merge_and_unload") else model
     return plain.to(device=torch.device("cpu"), dtype=torch.float32)
@@ -184,7 +203,7 @@ def publish_trained(
 
     def fresh() -> Any:
         model, _ = load_for_training(job, context)
-        lora = _lora(job)
+        lora = lora_of(job)
         return model if lora is None else lora_adapted(model, lora)
 
     model = whole_model(trainer, fresh)

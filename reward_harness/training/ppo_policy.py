@@ -22,7 +22,6 @@ the other, ``V`` vocabulary, ``H`` hidden size.
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Generator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
@@ -34,6 +33,7 @@ from torch import Tensor, nn
 from reward_harness.models.batches import pad_batch
 from reward_harness.models.chat import Turns
 from reward_harness.models.generation import Generated
+from reward_harness.training.policy_model import frozen_copy
 from reward_harness.training.ppo_losses import token_entropy, token_logprobs
 
 if TYPE_CHECKING:
@@ -101,7 +101,8 @@ class ActorCritic:
         self.autocast, self.value_into_trunk = autocast, value_into_trunk
         self.device = next(policy.parameters()).device
         has_adapter = hasattr(policy, "disable_adapter")
-        self.frozen: Any = None if has_adapter else copy.deepcopy(policy).requires_grad_(False)
+        mixed = autocast == torch.bfloat16
+        self.frozen: Any = None if has_adapter else frozen_copy(policy, mixed=mixed)
         self.weights = {n: p for n, p in policy.named_parameters() if p.requires_grad}
         self.value_head = nn.Linear(self.policy.config.hidden_size, 1, device=self.device)
         nn.init.zeros_(self.value_head.weight)

@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import json
 import math
+from dataclasses import dataclass
+from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from reward_harness.errors import TrainingError
 from reward_harness.scaling.memory import (
+    Dtype,
     MemoryEstimate,
     Workload,
+    estimate,
     require_memory,
     resolve_device,
 )
@@ -19,11 +23,12 @@ from reward_harness.sections import (
     IterativeDPOSection,
     LoraSpec,
     RewardOptim,
+    RubricModelSection,
     SFTSection,
 )
 
 if TYPE_CHECKING:
-    from reward_harness.training.job import AnyJob
+    from reward_harness.training.job import AnyJob, ProcessJob
 
 REWARD_PASS_TOKENS = 2048
 """Token budget of one pass in ``reward_loop``; importing that would import torch."""
@@ -33,40 +38,127 @@ PPO_PASS_TOKENS = {"cpu": 512, "cuda": 1024}
 than 1024 and less than 384 or 256: SmolLM2-135M, minibatches of 4, two runs. Not yet measured on a
 GPU."""
 
+TEMPLATE_TOKENS = 32
+"""About what roles and separators add to the text of a solution."""
+
+SIZES = ("num_hidden_layers", "hidden_size", "vocab_size")
+
+
+@dataclass(frozen=True)
+class JobFacts:
+    """What the files of a job say, read once: its model's tensors and sizes, its solutions."""
+
+    job: AnyJob
+
+    @cached_property
+    def shapes(self) -> dict[str, list[int]]:
+        return tensor_shapes(Path(self.job.model.path))
+
+    @cached_property
+    def parameters(self) -> int:
+        return sum(math.prod(shape) for shape in self.shapes.values())
+
+    @cached_property
+    def sizes(self) -> dict[str, int]:
+        """``SIZES`` of the model."""
+        return model_sizes(Path(self.job.model.path))
+
+    @cached_property
+    def solutions(self) -> Solutions:
+        assert self.job.method == "process"
+        return Solutions.of(self.job)
+
+
+@dataclass(frozen=True, slots=True)
+class Solutions:
+    """Steps and tokens of each solution of a process model's job, and how its backbone reads."""
+
+    steps_and_tokens: list[tuple[int, int]]
+    causal: bool
+
+    @classmethod
+    def of(cls, job: ProcessJob) -> Solutions:
+        """Read and tokenise the job's training file."""
+        from reward_harness.data.files import read_records
+        from reward_harness.data.records import StepwiseExample
+        from reward_harness.models.embedded import load_tokenizer
+        from reward_harness.models.silence import quiet_libraries
+
+        quiet_libraries()
+        tokenizer = load_tokenizer(Path(job.model.path))
+        examples = read_records(Path(job.train.path), StepwiseExample)
+        texts = ["\n".join([*(m.content for m in e.prompt), *e.steps]) for e in examples]
+        found: Any = tokenizer(texts, add_special_tokens=False)["input_ids"] if texts else []
+        counts = [len(ids) + TEMPLATE_TOKENS for ids in found]
+        steps = [len(example.steps) for example in examples]
+        return cls(list(zip(steps, counts, strict=True)), tokenizer.cls_token_id is None)
+
+    def widest(self, max_length: int) -> tuple[int, int]:
+        """Inputs and tokens of the solution that is most to compute, which is always one pass.
+
+        An encoder, and a solution too long for one causal input, is read once for each step.
+        """
+        found = [(1, 1)]
+        for steps, tokens in self.steps_and_tokens:
+            whole = self.causal and tokens <= max_length
+            found.append((1 if whole else steps, min(tokens, max_length)))
+        return max(found, key=math.prod)
+
 
 def require_job_memory(job: AnyJob, available: int, device: str) -> MemoryEstimate:
     """The job's estimate; ``TrainingError`` if it is more than ``available`` bytes."""
-    shapes = tensor_shapes(Path(job.model.path))
-    adapter = lora_parameters(shapes, _lora(job) or LoraSpec())
-    return require_memory(
-        workload_of(job),
+    from reward_harness.training.fitting import what_would_fit
+
+    facts = JobFacts(job)
+    needed = estimate(workload_of(job, facts))
+    require_memory(
+        needed,
         available,
         device=device,
         where=f"{job.experiment}/{job.method}",
-        lora_parameters=adapter,
+        options=partial(what_would_fit, job, facts, available),
     )
+    return needed
 
 
-def workload_of(job: AnyJob) -> Workload:
-    """Parameters, trained parameters and the shape of one pass."""
-    folder = Path(job.model.path)
-    shapes = tensor_shapes(folder)
-    config: dict[str, Any] = json.loads((folder / "config.json").read_bytes())
-    parameters = sum(math.prod(shape) for shape in shapes.values())
-    lora = _lora(job)
-    batch, tokens = _pass(job)
+def workload_of(job: AnyJob, facts: JobFacts | None = None) -> Workload:
+    """Parameters, trained parameters and the shape of one pass of one process.
+
+    ``facts`` may be those of a job with other settings and the same files.
+    """
+    facts = facts or JobFacts(job)
+    sizes, lora = facts.sizes, lora_of(job)
+    device = resolve_device(job.device)
+    batch, tokens = _pass(job, facts, device)
+    reward = isinstance(job.settings, RewardOptim)
+    trained = lora_parameters(facts.shapes, lora) if lora else facts.parameters
     return Workload(
-        parameters=parameters,
-        trained=lora_parameters(shapes, lora) if lora else parameters,
-        layers=int(config["num_hidden_layers"]),
-        hidden=int(config["hidden_size"]),
-        vocabulary=0 if isinstance(job.settings, RewardOptim) else int(config["vocab_size"]),
+        parameters=facts.parameters,
+        trained=0 if job.settings.max_steps == 0 else trained,
+        layers=sizes["num_hidden_layers"],
+        hidden=sizes["hidden_size"],
+        vocabulary=0 if reward else sizes["vocab_size"],
         batch=batch,
         tokens=tokens,
         dtype=job.train_dtype,
-        quantized=_matrix_parameters(shapes) if lora and lora.quantize else 0,
-        reference=lora is None and job.method in ("dpo", "grpo", "ppo", "iterative_dpo"),
+        frozen=frozen_dtype(job),
+        reference=_reference_bytes(job, facts),
+        finished=4 * facts.parameters * _members_before(job) * (2 if device == "cpu" else 1),
+        quantized=_matrix_parameters(facts.shapes) if lora and lora.quantize else 0,
+        processes=job.processes,
+        sharding=job.sharding,
+        one_device=device == "cpu",
     )
+
+
+def frozen_dtype(job: AnyJob) -> Dtype:
+    """What weights that only adapters move are loaded in; a reward model's backbone stays whole."""
+    return "float32" if isinstance(job.settings, RewardOptim) else job.train_dtype
+
+
+def lora_of(job: AnyJob) -> LoraSpec | None:
+    """The job's adapters; a reward model's are in its settings."""
+    return getattr(job, "lora", None) or getattr(job.settings, "lora", None)
 
 
 def checkpoint_bytes(job: AnyJob) -> int:
@@ -80,7 +172,7 @@ def checkpoint_bytes(job: AnyJob) -> int:
 
 def model_bytes(job: AnyJob) -> int:
     """About what the published model takes in float32."""
-    return 4 * workload_of(job).parameters
+    return 4 * JobFacts(job).parameters
 
 
 def tensor_shapes(folder: Path) -> dict[str, list[int]]:
@@ -94,6 +186,27 @@ def tensor_shapes(folder: Path) -> dict[str, list[int]]:
     if not found:
         raise TrainingError("no safetensors in the model's folder", where=str(folder))
     return found
+
+
+def model_sizes(folder: Path) -> dict[str, int]:
+    """``SIZES`` as ``config.json`` has them, by transformers where the family names them otherwise
+    (GPT-2's ``n_layer``) or nests them; ``TrainingError`` if there are none.
+    """
+    config: dict[str, Any] = json.loads((folder / "config.json").read_bytes())
+    if not config.keys() >= set(SIZES):
+        from transformers import AutoConfig
+
+        try:
+            known: Any = AutoConfig.from_pretrained(folder).get_text_config()
+            config = {name: getattr(known, name) for name in SIZES}
+        except (AttributeError, ValueError) as error:
+            raise TrainingError(
+                "the model's sizes are not in its configuration",
+                where=str(folder / "config.json"),
+                got=str(error).splitlines()[0],
+                expected=", ".join(SIZES),
+            ) from error
+    return {name: int(config[name]) for name in SIZES}
 
 
 def lora_parameters(shapes: dict[str, list[int]], lora: LoraSpec) -> int:
@@ -111,22 +224,61 @@ def _matrix_parameters(shapes: dict[str, list[int]]) -> int:
     return sum(math.prod(s) for name, s in shapes.items() if len(s) == 2 and ".layers." in name)
 
 
-def _lora(job: AnyJob) -> LoraSpec | None:
-    """The job's adapters; a reward model's are in its settings."""
-    return getattr(job, "lora", None) or getattr(job.settings, "lora", None)
+def _reference_bytes(job: AnyJob, facts: JobFacts) -> int:
+    """A frozen reference beside the policy; with LoRA that is the policy with its adapter off.
+
+    In mixed precision its matrices are in bf16, its embeddings in float32 (``frozen_copy``); GRPO's
+    is TRL's, in float32.
+    """
+    settings: Any = job.settings
+    asked = job.method in ("ppo", "iterative_dpo")
+    asked |= job.method == "dpo" and settings.reference == "model"
+    asked |= job.method == "grpo" and settings.beta > 0
+    if job.method == "process" or lora_of(job) is not None or not asked:
+        return 0
+    if job.train_dtype == "float32" or job.method == "grpo":
+        return 4 * facts.parameters
+    embeddings = facts.sizes["vocab_size"] * facts.sizes["hidden_size"]
+    return 2 * facts.parameters + 2 * embeddings
 
 
-def _pass(job: AnyJob) -> tuple[int, int]:
-    """Sequences and tokens of the largest single pass."""
-    if isinstance(job.settings, RewardOptim):
-        length = job.settings.max_length
-        return max(1, REWARD_PASS_TOKENS // length), length
-    if isinstance(job.settings, SFTSection):
-        return job.settings.batch_size, job.settings.max_length
-    if isinstance(job.settings, DPOSection | IterativeDPOSection):
-        return 2 * job.settings.batch_size, job.settings.max_length
-    tokens = job.settings.max_prompt_tokens + job.settings.max_new_tokens
+def _members_before(job: AnyJob) -> int:
+    """Finished models that ``reward_loop`` keeps, with a copy on the CPU, while the last trains."""
+    if job.method == "ensemble":
+        return job.settings.members - 1
+    if job.method == "process":
+        return int(job.settings.outcome_twin)
+    if job.method == "bt" and job.settings.flywheel is not None:
+        return job.settings.flywheel.cycles
+    return 0
+
+
+def _pass(job: AnyJob, facts: JobFacts, device: str) -> tuple[int, int]:
+    """Sequences and tokens of the largest single pass of one process."""
+    settings = job.settings
+    if isinstance(settings, RewardOptim):
+        return _reward_pass(job, facts)
+    share = math.ceil(settings.batch_size / job.processes)
+    if isinstance(settings, SFTSection):
+        return share, settings.max_length
+    if isinstance(settings, DPOSection | IterativeDPOSection):
+        return 2 * share, settings.max_length
+    tokens = settings.max_prompt_tokens + settings.max_new_tokens
     if job.method == "ppo":
-        budget = PPO_PASS_TOKENS[resolve_device(job.device)]
-        return min(job.settings.batch_size, max(1, budget // tokens)), tokens
-    return job.settings.batch_size, tokens
+        return min(share, max(1, PPO_PASS_TOKENS[device] // tokens)), tokens
+    return share, tokens
+
+
+def _reward_pass(job: AnyJob, facts: JobFacts) -> tuple[int, int]:
+    """Whole samples of one batch within the budget, at least one: a pair is two sequences, a
+    solution as many as it has inputs.
+    """
+    settings = job.settings
+    assert isinstance(settings, RewardOptim)
+    sequences, tokens = 2, settings.max_length
+    if isinstance(settings, RubricModelSection):
+        sequences = 1
+    if job.method == "process":
+        sequences, tokens = facts.solutions.widest(settings.max_length)
+    samples = min(settings.batch_size, max(1, REWARD_PASS_TOKENS // (sequences * tokens)))
+    return samples * sequences, tokens

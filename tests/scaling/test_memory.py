@@ -2,16 +2,15 @@ import pytest
 
 from reward_harness.errors import TrainingError
 from reward_harness.scaling.memory import (
+    GIB,
     RUNTIME_BYTES,
+    MemoryEstimate,
     Workload,
     estimate,
     require_memory,
-    what_would_fit,
 )
 from reward_harness.sections import LoraSpec
 from reward_harness.training.workload import lora_parameters
-
-GIB = 1 << 30
 
 
 def load(**changes) -> Workload:
@@ -34,10 +33,43 @@ def test_adam_in_mixed_precision_takes_18_bytes_a_parameter():
     assert full.weights + full.optimizer == 16_000_000
 
 
-def test_lora_pays_for_its_adapter_only_and_needs_no_reference():
+def test_an_adapter_comes_on_top_of_its_frozen_base():
     found = estimate(load(trained=1000, dtype="bfloat16"))
-    assert (found.weights, found.optimizer, found.reference) == (2_000_000, 16_000, 0)
-    assert estimate(load(reference=True, dtype="bfloat16")).reference == 2_000_000
+    assert (found.weights, found.optimizer) == (2_000_000 + 2000, 16_000)
+    full = estimate(load(trained=1000))
+    assert (full.weights, full.optimizer) == (4_000_000 + 4000, 12_000)
+    # float32 weights, of which the graph keeps autocast's bf16 copies
+    kept = estimate(load(trained=1000, dtype="bfloat16", frozen="float32"))
+    assert kept.weights == 6_000_000 + 2000
+
+
+def test_a_reference_and_finished_models_are_added():
+    found = estimate(load(reference=2_000_000, finished=8_000_000))
+    assert found.total - estimate(load()).total == 10_000_000
+
+
+@pytest.mark.parametrize(
+    ("sharding", "weights", "learning"),
+    [
+        ("replicated", 2_000_000, 16_000_000),
+        ("shard_grad_op", 2_000_000, 4_000_000),
+        ("full_shard", 500_000, 4_000_000),
+    ],
+)
+def test_four_processes_shard_as_told(sharding, weights, learning):
+    """18P, 2P + 16P/N and 18P/N bytes a process."""
+    spread = {"dtype": "bfloat16", "processes": 4, "sharding": sharding}
+    found = estimate(load(**spread))
+    assert (found.weights, found.optimizer) == (weights, learning)
+    assert found.logits == 4 * 4 * 50 * 1000  # its own share of the batch
+    together = estimate(load(**spread, one_device=True))
+    assert together.total == 4 * found.total and together.runtime == 4 * RUNTIME_BYTES
+
+
+def test_only_a_full_shard_divides_the_reference():
+    spread = {"processes": 4, "reference": 2_000_000}
+    assert estimate(load(**spread, sharding="full_shard")).reference == 500_000
+    assert estimate(load(**spread, sharding="shard_grad_op")).reference == 2_000_000
 
 
 def test_activations_and_logits_follow_their_formulas():
@@ -47,7 +79,7 @@ def test_activations_and_logits_follow_their_formulas():
     assert estimate(load(dtype="bfloat16", checkpointing=True)).activations == 2 * 4 * 50 * 100 * 10
     full = estimate(load())
     assert (full.activations, full.logits) == (96 * 4 * 50 * 100 * 10, 16 * 4 * 50 * 1000)
-    parts = (found.weights, found.optimizer, found.reference, found.activations, found.logits)
+    parts = (found.weights, found.optimizer, found.activations, found.logits)
     assert found.total == sum(parts) + RUNTIME_BYTES
 
 
@@ -81,21 +113,15 @@ def test_adapter_sizes_of_known_models(shapes, lora, expected):
 
 
 def test_too_little_memory_says_what_would_fit():
-    workload = load(parameters=500_000_000, trained=500_000_000)
+    needed = MemoryEstimate(4 * GIB, 2 * GIB, 0, GIB, GIB // 2, 0, runtime=GIB // 2)
+    found = ["policy.lora", "policy.sft.batch_size: 2"]
+    where = {"device": "cpu", "where": "toy/sft"}
     with pytest.raises(TrainingError, match="not enough memory") as raised:
-        require_memory(workload, 4 * GIB, device="cpu", where="toy/sft", lora_parameters=1_000_000)
+        require_memory(needed, 4 * GIB, **where, options=lambda: found)
     text = str(raised.value)
-    assert "estimate of 8.1" in text and "4.00 GiB on cpu" in text and "LoRA" in text
-
-
-def test_a_smaller_batch_is_offered_where_it_helps():
-    workload = load(trained=1000, batch=64, tokens=1000, vocabulary=50_000)
-    need = estimate(load(trained=1000, batch=7, tokens=1000, vocabulary=50_000)).total
-    options = what_would_fit(workload, need, 1000)
-    assert "batch_size 7" in options and not any("LoRA" in option for option in options)
-    assert what_would_fit(workload, 1000, 1000) == []
-
-
-def test_what_fits_passes():
-    found = require_memory(load(), GIB, device="cpu", where="toy", lora_parameters=1)
-    assert found == estimate(load())
+    assert "estimate of 8.00 GiB (weights 4.00, optimiser 2.00" in text
+    assert "finished models 1.00" in text and "4.00 GiB on cpu" in text
+    assert "Would fit: policy.lora or policy.sft.batch_size: 2." in text
+    with pytest.raises(TrainingError, match="Nothing smaller fits"):
+        require_memory(needed, 8 * GIB - 1, **where, options=list)
+    require_memory(needed, 8 * GIB, **where, options=lambda: pytest.fail("it fits"))
