@@ -23,8 +23,7 @@ class Stage:
         wanted: whether an experiment has this stage.
         settle: ``module:function`` called with (run, artifact) each time the artifact was made or
         reused, for what lies outside it.
-        uses: of ``inputs``, the ones this experiment's spec really reads (default: all that are
-        wanted).
+        uses: of ``inputs``, the ones this experiment's spec really reads (default: all wanted).
     """
 
     name: str
@@ -77,6 +76,7 @@ def _policy(
         name=name,
         group="policies",
         builder=f"reward_harness.stages.training:{name}",
+        code_version="2" if method in ("grpo", "iterative_dpo") else "1",
         sections=("policy", f"policy_{method}", "compute"),
         inputs=inputs,
         uses=uses,
