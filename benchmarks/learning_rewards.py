@@ -28,7 +28,13 @@ from reward_harness.rewards.cached import CachedRM
 from reward_harness.rewards.classifier import ClassifierRM
 from reward_harness.spec import read_experiment
 from reward_harness.stages.make import make
-from reward_harness.training.process_model import TWIN_FOLDER, flagged_shares
+from reward_harness.training.process_model import (
+    TWIN_FOLDER,
+    Places,
+    flagged_share,
+    flagged_shares,
+    resampled_solutions,
+)
 from reward_harness.workspace import Workspace
 
 MISTAKES = "reasoning/big_bench_mistake.jsonl.gz"
@@ -37,6 +43,7 @@ MOST = 60
 """Traces of a task and kind that are scored; a trace of 25 steps is 25 inputs to an encoder."""
 Keep = Callable[[str, dict[str, Any]], None]
 Scores = npt.NDArray[np.float64]
+Flags = npt.NDArray[np.bool_]
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,17 +66,60 @@ def measure_steps(workspace: Workspace, keep: Keep) -> None:
         for task in sorted({t.task for t in traces})
     }
     keep("traces (right steps, a wrong step)", counts)
+    tasks = ("all", *(task for task, (good, bad) in counts.items() if min(good, bad) >= 10))
+    seen: list[tuple[Scores, Scores]] = []
     for seed, model, seconds in trained(workspace, spec, "process_reward_model", SEEDS):
-        steps, whole = _flag_scores(model, traces)
+        seen.append(_flag_scores(model, traces))
         row: dict[str, Any] = {"train_seconds": seconds}
-        for task in ("all", *(t for t, (good, bad) in counts.items() if min(good, bad) >= 10)):
-            which = np.array([task in ("all", t.task) for t in traces])
-            right = np.array([t.right for t in traces])[which]
-            prompts = [trace.question for trace, used in zip(traces, which, strict=True) if used]
-            scores = [steps[which], whole[which]]
+        for task in tasks:
+            which, right, prompts = _those_of(task, traces)
+            scores = [values[which] for values in seen[-1]]
             found = flagged_shares(scores, right, prompts, FALSE_FLAGS, rng(seed))
             row[task] = {name: _metric(metric) for name, metric in found.items()}
         keep(f"seed {seed}", row)
+    keep("over seeds", {task: _over_seeds(task, traces, seen) for task in tasks})
+
+
+def _those_of(task: str, traces: Sequence[Trace]) -> tuple[Flags, Flags, list[str]]:
+    """Which traces a task has, which of those are right throughout, and their questions."""
+    which = np.array([task in ("all", trace.task) for trace in traces])
+    right = np.array([trace.right for trace in traces])[which]
+    return which, right, [t.question for t, used in zip(traces, which, strict=True) if used]
+
+
+def _over_seeds(
+    task: str, traces: Sequence[Trace], seen: Sequence[tuple[Scores, Scores]]
+) -> dict[str, list[float]]:
+    """Means over the seeds; seeds and questions are resampled, thresholds set anew in each."""
+    which, right, prompts = _those_of(task, traces)
+    places = np.flatnonzero(right), np.flatnonzero(~right)
+    draw = rng(0)
+
+    def shares(good: Places, wrong: Places) -> Scores:
+        """(seeds, 2): flagged by the weakest step, and by the whole."""
+        return np.array(
+            [
+                [flagged_share(values[which], good, wrong, FALSE_FLAGS) for values in pair]
+                for pair in seen
+            ]
+        )
+
+    point = shares(*places).mean(axis=0)
+    table = np.array(
+        [
+            shares(*some)[draw.integers(len(seen), size=len(seen))].mean(axis=0)
+            for some in resampled_solutions(*places, prompts, draw)
+        ]
+    )
+    columns = {
+        "flagged": (point[0], table[:, 0]),
+        "outcome_flagged": (point[1], table[:, 1]),
+        "flagged_lead": (point[0] - point[1], table[:, 0] - table[:, 1]),
+    }
+    return {
+        name: [round(float(x), 3) for x in (value, *np.quantile(draws, [0.025, 0.975]))]
+        for name, (value, draws) in columns.items()
+    }
 
 
 def right_answers(path: Path) -> list[Trace]:

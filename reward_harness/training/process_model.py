@@ -9,7 +9,7 @@ solutions; the share of wrong solutions flagged is then what is compared.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -51,6 +51,7 @@ RESAMPLES = 2000
 FLAGGED = ("flagged", "outcome_flagged")
 """Metrics of the process model and of its twin; ``_at_<position>`` of the first wrong step."""
 Scores = npt.NDArray[np.float64]
+Places = npt.NDArray[np.int64]
 
 
 @dataclass(frozen=True, slots=True)
@@ -247,15 +248,13 @@ def flagged_shares(
     """
     names = FLAGGED[: len(scores)]
     wrong, good = np.flatnonzero(~right), np.flatnonzero(right)
-    point = [_flagged(values, good, wrong, rate) for values in scores]
-    unique, prompt_of = np.unique(np.array(prompts), return_inverse=True)
-    draws: list[list[float]] = []
-    while len(draws) < RESAMPLES:
-        times = np.bincount(rng.integers(len(unique), size=len(unique)), minlength=len(unique))
-        some, others = (np.repeat(kind, times[prompt_of[kind]]) for kind in (good, wrong))
-        if some.size and others.size:
-            draws.append([_flagged(values, some, others, rate) for values in scores])
-    table = np.array(draws)
+    point = [flagged_share(values, good, wrong, rate) for values in scores]
+    table = np.array(
+        [
+            [flagged_share(values, some, others, rate) for values in scores]
+            for some, others in resampled_solutions(good, wrong, prompts, rng)
+        ]
+    )
     found = {name: _percentiles(point[i], table[:, i], len(wrong)) for i, name in enumerate(names)}
     if len(scores) > 1:
         lead = table[:, 0] - table[:, 1]
@@ -263,9 +262,22 @@ def flagged_shares(
     return found
 
 
-def _flagged(
-    values: Scores, good: npt.NDArray[np.int64], wrong: npt.NDArray[np.int64], rate: float
-) -> float:
+def resampled_solutions(
+    good: Places, wrong: Places, prompts: Sequence[str], rng: np.random.Generator
+) -> Iterator[tuple[Places, Places]]:
+    """``RESAMPLES`` draws of prompts: the right and the wrong solutions of each, none empty."""
+    unique, prompt_of = np.unique(np.array(prompts), return_inverse=True)
+    left = RESAMPLES
+    while left:
+        times = np.bincount(rng.integers(len(unique), size=len(unique)), minlength=len(unique))
+        some, others = (np.repeat(kind, times[prompt_of[kind]]) for kind in (good, wrong))
+        if some.size and others.size:
+            left -= 1
+            yield some, others
+
+
+def flagged_share(values: Scores, good: Places, wrong: Places, rate: float) -> float:
+    """Share of the solutions ``wrong`` below the ``rate`` quantile of those that are ``good``."""
     return float((values[wrong] < np.quantile(values[good], rate)).mean())
 
 
