@@ -188,13 +188,7 @@ def _second_opinion(spec: ExperimentSpec) -> str:
 
 _PAIRS = ("preference_pairs", "ai_preferences", "sft_checkpoint")
 _DISTILLED = ("distilled_preferences", "sft_checkpoint")
-_CHECKPOINTS = (
-    "sft_checkpoint",
-    "dpo_checkpoint",
-    "grpo_checkpoint",
-    "ppo_checkpoint",
-    "iterative_dpo_checkpoint",
-)
+_CHECKPOINTS = tuple(f"{m}_checkpoint" for m in ("sft", "dpo", "grpo", "ppo", "iterative_dpo"))
 
 _ALL = (
     _dataset("preference_pairs", "preferences"),

@@ -307,9 +307,7 @@ def start_model(
     reads: Reads = "conversation",
     seed: int | None = None,
 ) -> RewardModel:
-    """The job's backbone with a zero head, and the adapters that its settings ask for, drawn by
-    ``seed`` (default: the job's).
-    """
+    """The job's backbone with a zero head and its adapters, by ``seed`` (default: the job's)."""
     model = RewardModel.from_backbone(
         Path(job.model.path), max_length=settings.max_length, device=context.device, reads=reads
     )
