@@ -41,6 +41,10 @@ GPU."""
 TEMPLATE_TOKENS = 32
 """About what roles and separators add to the text of a solution."""
 
+TOKENISED = 64
+"""Solutions with the most steps, and as many with the most steps times text, whose tokens are
+counted: of 5,000 solutions, all took 24 s, these with reading the file 1 s."""
+
 SIZES = ("num_hidden_layers", "hidden_size", "vocab_size")
 
 
@@ -71,27 +75,35 @@ class JobFacts:
 
 @dataclass(frozen=True, slots=True)
 class Solutions:
-    """Steps and tokens of each solution of a process model's job, and how its backbone reads."""
+    """Steps and tokens of the largest solutions of a process model's job, and how its backbone
+    reads.
+    """
 
     steps_and_tokens: list[tuple[int, int]]
     causal: bool
 
     @classmethod
     def of(cls, job: ProcessJob) -> Solutions:
-        """Read and tokenise the job's training file."""
+        """Read the job's training file and tokenise the solutions that may be the widest."""
         from reward_harness.data.files import read_records
         from reward_harness.data.records import StepwiseExample
+        from reward_harness.models.chat import encode_text
         from reward_harness.models.embedded import load_tokenizer
         from reward_harness.models.silence import quiet_libraries
 
         quiet_libraries()
         tokenizer = load_tokenizer(Path(job.model.path))
         examples = read_records(Path(job.train.path), StepwiseExample)
-        texts = ["\n".join([*(m.content for m in e.prompt), *e.steps]) for e in examples]
-        found: Any = tokenizer(texts, add_special_tokens=False)["input_ids"] if texts else []
-        counts = [len(ids) + TEMPLATE_TOKENS for ids in found]
-        steps = [len(example.steps) for example in examples]
-        return cls(list(zip(steps, counts, strict=True)), tokenizer.cls_token_id is None)
+        whole = [
+            (len(e.steps), "\n".join([*(m.content for m in e.prompt), *e.steps])) for e in examples
+        ]
+        by_steps = sorted(whole, key=lambda one: one[0], reverse=True)[:TOKENISED]
+        by_text = sorted(whole, key=lambda one: one[0] * len(one[1]), reverse=True)[:TOKENISED]
+        counted = [
+            (steps, len(encode_text(tokenizer, text)) + TEMPLATE_TOKENS)
+            for steps, text in by_steps + by_text
+        ]
+        return cls(counted, tokenizer.cls_token_id is None)
 
     def widest(self, max_length: int) -> tuple[int, int]:
         """Inputs and tokens of the solution that is most to compute, which is always one pass.
