@@ -7,7 +7,7 @@ A prompt that is sampled several times is read once.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -43,10 +43,12 @@ def generate(
     seed: int,
     batch_size: int = 16,
     max_prompt_tokens: int | None = None,
+    tell: Callable[[int], None] = lambda done: None,
 ) -> list[Generated]:
     """One response for each prompt, in order; temperature 0 is greedy.
 
-    ``max_prompt_tokens`` cuts longer prompts on their left.
+    ``max_prompt_tokens`` cuts longer prompts on their left. ``tell`` hears after each batch how
+    many are done.
     """
     rows = [encode_prompt(tokenizer, prompt)[-(max_prompt_tokens or 0) :] for prompt in prompts]
     return generate_rows(
@@ -57,6 +59,7 @@ def generate(
         temperature=temperature,
         seed=seed,
         batch_size=batch_size,
+        tell=tell,
     )
 
 
@@ -69,6 +72,7 @@ def generate_rows(
     temperature: float,
     seed: int,
     batch_size: int,
+    tell: Callable[[int], None] = lambda done: None,
 ) -> list[Generated]:
     """The same for tokenised prompts, in batches by length; equal prompts stand together."""
     first = {tuple(row): index for index, row in reversed(list(enumerate(rows)))}
@@ -85,6 +89,7 @@ def generate_rows(
             seed=derive_seed(seed, "generate", start),
         )
         found.update(zip(batch, sampled, strict=True))
+        tell(len(found))
     return [found[index] for index in range(len(rows))]
 
 

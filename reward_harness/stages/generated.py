@@ -133,7 +133,10 @@ def sample_policy(
     from reward_harness.models.generation import generate
     from reward_harness.scaling.memory import resolve_device
 
-    run.services.progress(Progress(run.stage.name, 0, 2, f"sampling {len(prompts)} responses"))
+    def tell(done: int) -> None:
+        run.services.progress(Progress(run.stage.name, done, len(prompts), "sampling responses"))
+
+    tell(0)
     compute = run.experiment.compute
     device = run.services.device or resolve_device(compute.device)
     model, tokenizer = load_policy_folder(folder, dtype=compute.generation_dtype, device=device)
@@ -144,6 +147,7 @@ def sample_policy(
         max_new_tokens=tokens,
         temperature=temperature,
         seed=derive_seed(run.experiment.seed, run.stage.name),
+        tell=tell,
     )
     return [one.text for one in found]
 

@@ -99,7 +99,7 @@ def test_a_model_without_room_is_the_jobs_error_through_the_launcher(
     job = job.model_copy(update={"resume_root": str(tmp_path / "resume")})
     output = disk.root / "out"
     with pytest.raises(TrainingError) as caught:
-        LocalLauncher(ComputeSection()).run(job, output, disk.fill_at(3))
+        LocalLauncher(ComputeSection()).run(job, output, disk.fill_at(2))
     pattern = r"(\S+): no space left on the disk; got '(\d+) bytes free'; (.*)"
     found = re.search(pattern, str(caught.value))
     assert found and found[1] == str(output) and int(found[2]) < 4096
