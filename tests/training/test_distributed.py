@@ -65,10 +65,7 @@ def test_a_sharded_job_that_was_stopped_goes_on_to_the_same_end(jobs, tmp_path: 
     spread = {"processes": 2, "sharding": "full_shard", "resume_root": str(tmp_path / "resume")}
     whole = run(job, tmp_path / "whole", **spread)
     checkpoints = sorted((tmp_path / "resume").glob("*/checkpoint-*"))
-    assert [path.name for path in checkpoints] == ["checkpoint-2", "checkpoint-4"]
-    for path in sorted(checkpoints[1].rglob("*"), reverse=True):
-        path.unlink() if path.is_file() else path.rmdir()
-    checkpoints[1].rmdir()
+    assert [path.name for path in checkpoints] == ["checkpoint-2"]
     again = run(job, tmp_path / "again", **spread)
     assert again[0].resumed_from == 2
     same_training(whole, again)
