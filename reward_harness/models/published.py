@@ -75,7 +75,8 @@ class Opened:
     """A model in evaluation mode, its tokenizer and its two halves.
 
     ``head`` maps states (N, H) to logits (N, labels); None for a model whose head reads more than
-    one state (encoders), which is then asked as a whole.
+    one state (encoders), which is then asked as a whole. ``first`` is the position of a sequence's
+    first token, None for a backbone that is told no positions.
     """
 
     model: PreTrainedModel
@@ -83,6 +84,7 @@ class Opened:
     backbone: nn.Module
     head: Callable[[torch.Tensor], torch.Tensor] | None
     max_length: int
+    first: int | None
 
     @property
     def device(self) -> torch.device:
@@ -95,9 +97,7 @@ class Opened:
 
     def states(self, ids: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
         """Last hidden states (B, T, H); positions count real tokens, whichever side is padded."""
-        more: dict[str, Any] = {}
-        if "position_ids" in inspect.signature(self.backbone.forward).parameters:
-            more["position_ids"] = position_ids(mask, first_position(self.backbone))
+        more = {} if self.first is None else {"position_ids": position_ids(mask, self.first)}
         return self.backbone(input_ids=ids, attention_mask=mask, **more).last_hidden_state
 
 
@@ -148,7 +148,10 @@ def open_published(
     model = model.to(torch.device(device)).eval()
     tokenizer = load_tokenizer(folder, trust_remote_code=trust_remote_code)
     longest = max_length or _positions(model, tokenizer)
-    return Opened(model, tokenizer, _backbone(model), _head(model), longest)
+    backbone = _backbone(model)
+    positioned = "position_ids" in inspect.signature(backbone.forward).parameters
+    first = first_position(backbone) if positioned else None
+    return Opened(model, tokenizer, backbone, _head(model), longest, first)
 
 
 def _loader(architecture: str, folder: Path, trusted: bool) -> tuple[Any, dict[str, Any]]:

@@ -9,13 +9,13 @@ job's folder. Optimiser and generator states are pickles; they stay in the cache
 from __future__ import annotations
 
 import json
-import os
 import shutil
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from reward_harness.durable import force_to_disk, write_atomically
 from reward_harness.hashing import canonical_json, digest_file
 from reward_harness.locking import file_lock
 
@@ -74,12 +74,8 @@ class ResumeFolder:
         files = sorted(p for p in folder.rglob("*") if p.is_file() and p.name != MARKER)
         digests = {p.relative_to(folder).as_posix(): digest_file(p) for p in files}
         for path in files:
-            _fsync(path)
-        temporary = folder / f".{MARKER}"
-        temporary.write_bytes(canonical_json(digests))
-        _fsync(temporary)
-        temporary.replace(folder / MARKER)
-        _fsync(folder)
+            force_to_disk(path)
+        write_atomically(folder / MARKER, canonical_json(digests))
         for old in self.steps()[:-KEPT]:
             shutil.rmtree(self.checkpoint(old))
 
@@ -98,11 +94,3 @@ def is_complete(folder: Path) -> bool:
         (folder / name).is_file() and digest_file(folder / name) == digest
         for name, digest in listed.items()
     )
-
-
-def _fsync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
