@@ -56,20 +56,21 @@ def url(host):
     return f"http://trainer:{KEY}@{host}"
 
 
-@pytest.fixture(scope="module")
-def judged(tmp_path_factory):
-    """A server whose judge can be made to fail, and that judge."""
-    root = tmp_path_factory.mktemp("judged")
-    with pytest.MonkeyPatch.context() as patch, Simulator() as judge:
-        patch.setenv("JUDGE_KEY", judge.key)
+@pytest.fixture
+def judged(tmp_path, monkeypatch):
+    """A server whose judge can be made to fail, and that judge; one for each test, because a server
+    remembers how often in a row its judge failed.
+    """
+    with Simulator() as judge:
+        monkeypatch.setenv("JUDGE_KEY", judge.key)
         endpoint = Endpoint(
             base_url=judge.url, api_key_env="JUDGE_KEY", model="judge-1", max_retries=0
         )
         runtime = rubric_runtime(SearchConfig(backend="openai", endpoint=endpoint), 7, None)
         criterion = Criterion(criterion_id="c", text="mentions Paris")
         rubric = Rubric(rubric_id="r", criteria=(criterion,), scale="binary")
-        write_artifact(rubric_artifact({"__shared__": rubric}, runtime, {}), root / "rm")
-        with server_process(root, "--artifact", str(root / "rm")) as (record, _):
+        write_artifact(rubric_artifact({"__shared__": rubric}, runtime, {}), tmp_path / "rm")
+        with server_process(tmp_path, "--artifact", str(tmp_path / "rm")) as (record, _):
             yield record.url.removeprefix("http://"), judge
 
 
@@ -158,7 +159,6 @@ def test_openrlhf_is_never_given_a_number_for_a_failure(agent, judged, tokenizer
     judge.error_rate = 1.0
     monkeypatch.setattr(agent, "asyncio", waiting := fast_asyncio())
     output = rollout(agent, f"http://{host}/get_reward", tokenizer, "Paris two")
-    judge.error_rate = 0.0
     assert (output["reward"], output["scores"], len(waiting.naps)) == (None, None, 5)
 
 
@@ -336,7 +336,6 @@ def test_llama_factory_stops_at_a_failure(get_rewards, judged):
     judge.error_rate = 1.0
     with pytest.raises(KeyError, match="scores"):
         get_rewards(f"http://{host}/v1/score/evaluation", ["Paris four"])
-    judge.error_rate = 0.0
 
 
 # --- slime
@@ -359,7 +358,6 @@ def test_slime_gets_a_number_or_an_error(url, judged):
     judge.error_rate = 1.0
     with pytest.raises(aiohttp.ClientResponseError, match="503"):
         asyncio.run(remote_rm(f"http://{host}/score", "capital?", "Paris five"))
-    judge.error_rate = 0.0
 
 
 # --- text-embeddings-inference
@@ -377,7 +375,6 @@ def test_huggingface_hubs_client_predicts(host, judged, monkeypatch):
     judge.error_rate = 1.0
     with pytest.raises(HfHubHTTPError) as refused:
         InferenceClient(model=f"http://{other}/predict").text_classification("Paris six")
-    judge.error_rate = 0.0
     assert refused.value.response.status_code == 503
 
 
