@@ -31,3 +31,7 @@ class ModelSpec(Frozen):
                 "a hub model needs a `revision` (a commit hash), so that it stays the same"
             )
         return self
+
+    def weights(self) -> dict[str, object]:
+        """What decides the weights: all but the precision they are loaded in."""
+        return self.model_dump(exclude={"dtype"}, exclude_none=True)

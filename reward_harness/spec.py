@@ -14,12 +14,13 @@ from pathlib import Path
 from typing import Any, Literal, cast
 
 import yaml
-from pydantic import Field, ValidationError
+from pydantic import Field, ValidationError, model_validator
 
 from reward_harness.errors import SpecError
 from reward_harness.hashing import digest_json
 from reward_harness.manifest import Frozen
 from reward_harness.sections import (
+    BTSection,
     ComputeSection,
     DatasetSection,
     EvaluationSection,
@@ -81,6 +82,23 @@ class ExperimentSpec(Frozen):
     policy: PolicySection
     evaluation: EvaluationSection = EvaluationSection()
     compute: ComputeSection = ComputeSection()
+
+    @model_validator(mode="after")
+    def _rewards_that_start_from_sft_can(self) -> ExperimentSpec:
+        own = self.policy.model.weights()
+        for name in ("bt", "ensemble", "distilled"):
+            settings: BTSection | None = getattr(self.reward_model, name)
+            if settings is None or settings.init == "base":
+                continue
+            where = f"reward_model.{name}.init is sft_checkpoint, but"
+            if self.policy.sft is None:
+                raise ValueError(f"{where} there is no policy.sft: add it, or set init to base")
+            if (backbone := settings.backbone.weights()) != own:
+                raise ValueError(
+                    f"{where} the backbone is not the model that SFT trains ({backbone}, not "
+                    f"policy.model, {own}): name the same model in both, or set init to base"
+                )
+        return self
 
     def section(self, name: str) -> dict[str, Any] | None:
         """The content of one of ``SECTIONS`` as plain JSON, or None where it is switched off."""
@@ -175,7 +193,10 @@ def validation_error(path: Path, error: ValidationError) -> SpecError:
             fix="Remove it or correct its name; see docs/experiments.md.",
         )
     more = f" (and {error.error_count() - 1} more)" if error.error_count() > 1 else ""
-    return SpecError(f"field {field!r}: {first['msg']}{more}", where=where, got=first.get("input"))
+    problem = first["msg"].removeprefix("Value error, ") + more
+    if not field:  # a rule about several sections, which names them
+        return SpecError(problem, where=where)
+    return SpecError(f"field {field!r}: {problem}", where=where, got=first.get("input"))
 
 
 def read_experiment(folder: Path, key: str) -> ExperimentSpec:

@@ -65,7 +65,7 @@ def reward_ensemble(run: StageRun, folder: Path) -> Outcome:
     job = EnsembleJob(
         **job_fields(run),
         settings=settings,
-        model=reward_start(run, settings, "ensemble"),
+        model=reward_start(run, settings),
         **pair_files(run.input(settings.pairs), pairs),
     )
     return run_training(run, folder, job)
@@ -92,7 +92,7 @@ def classifier_reward_model(run: StageRun, folder: Path) -> Outcome:
     job = BTJob(
         **job_fields(run),
         settings=settings,
-        model=reward_start(run, settings, "distilled"),
+        model=reward_start(run, settings),
         **pair_files(pairs, pairs),
     )
     return run_training(run, folder, job)

@@ -54,7 +54,7 @@ def bt_reward_model(run: StageRun, folder: Path) -> Outcome:
     job = BTJob(
         **job_fields(run),
         settings=settings,
-        model=reward_start(run, settings, "bt"),
+        model=reward_start(run, settings),
         **pair_files(run.input(settings.pairs), pairs),
     )
     return run_training(run, folder, job)
@@ -193,33 +193,10 @@ def base_model(run: StageRun, spec: ModelSpec) -> ModelRef:
     return ModelRef(name=spec.name, path=str(folder), digest=digest, licence=known)
 
 
-def reward_start(run: StageRun, settings: BTSection, name: str) -> ModelRef:
-    """What ``reward_model.<name>`` starts from; ``SpecError`` where it is to be the policy after
-    SFT and that is another model than the backbone.
-    """
+def reward_start(run: StageRun, settings: BTSection) -> ModelRef:
+    """What a reward model starts from: its backbone, or the policy after SFT."""
     if settings.init == "base":
         return base_model(run, settings.backbone)
-    policy = run.experiment.policy
-    where = f"experiment {run.experiment.key!r}, reward_model.{name}.init"
-    if policy.sft is None:
-        raise SpecError(
-            "there is no SFT to start from",
-            where=where,
-            got="init: sft_checkpoint without policy.sft",
-            expected="an experiment with policy.sft",
-            fix="Add policy.sft, or set init to base.",
-        )
-    backbone, own = (
-        spec.model_dump(exclude={"dtype"}) for spec in (settings.backbone, policy.model)
-    )
-    if backbone != own:
-        raise SpecError(
-            "the backbone is not the model that SFT trains",
-            where=where,
-            got=f"backbone {backbone}",
-            expected=f"that of policy.model, {own}",
-            fix="Name the same model in both, or set init to base.",
-        )
     return published_model(run, "sft_checkpoint")
 
 

@@ -386,15 +386,25 @@ def test_a_reward_model_starts_from_the_policy_after_sft(workspace):
     reward = RewardModel.load(artifact.folder("model")).backbone.state_dict()
     policy = RewardModel.from_backbone(made["sft_checkpoint"].folder("model"), max_length=64)
     assert all(torch.equal(reward[k], v) for k, v in policy.backbone.state_dict().items())
-    bt = spec.reward_model.bt.model_copy(update={"backbone": ENCODER})
-    other = spec.reward_model.model_copy(update={"bt": bt})
-    with pytest.raises(
-        SpecError, match=r"bt\.init: the backbone is not.*tiny-encoder.*tiny-causal"
-    ):
-        build("bt_reward_model", spec.model_copy(update={"reward_model": other}))
-    alone = spec.policy.model_copy(update={"sft": None, "dpo": None, "grpo": None, "ppo": None})
-    with pytest.raises(SpecError, match=r"no SFT to start from.*policy\.sft.*init to base"):
-        build("bt_reward_model", spec.model_copy(update={"policy": alone}))
+
+
+@pytest.mark.parametrize("name", ["bt", "ensemble", "distilled"])
+@pytest.mark.parametrize(
+    ("changed", "told"),
+    [
+        ({"backbone": "tiny-encoder"}, r"the backbone is not.*tiny-encoder.*tiny-causal"),
+        ({"policy": "{sft: null, dpo: null, grpo: null, ppo: null}"}, r"there is no policy\.sft"),
+    ],
+    ids=["other model", "no sft"],
+)
+def test_a_start_from_sft_that_cannot_be_is_refused_on_reading(workspace, name, changed, told):
+    backbone = f"{{source: random, name: {changed.get('backbone', 'tiny-causal')}}}"
+    (workspace.experiments / "from-sft.yaml").write_text(
+        f"extends: smoke\nreward_model:\n  {name}: {{backbone: {backbone}, init: sft_checkpoint}}\n"
+        f"policy: {changed.get('policy', '{}')}\n"
+    )
+    with pytest.raises(SpecError, match=rf"reward_model\.{name}\.init is.*{told}.*init to base"):
+        read_experiment(workspace.experiments, "from-sft")
 
 
 def test_the_head_is_solved_on_samples_of_the_whole_file(jobs, monkeypatch):
