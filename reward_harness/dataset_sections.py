@@ -6,9 +6,7 @@ from typing import Literal
 
 from pydantic import Field, model_validator
 
-from reward_harness.manifest import Frozen
-
-Fraction = float
+from reward_harness.manifest import Fraction, Frozen
 
 
 class ConfidenceFilter(Frozen):

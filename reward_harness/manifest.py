@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -21,6 +21,9 @@ MANIFEST_NAME = "manifest.json"
 LOG_PREFIX = "log/"
 TAKEN_FROM = "taken_from"
 """Among ``notes``: the artifact id under which another experiment made this content."""
+
+Fraction = Annotated[float, Field(ge=0, le=1)]
+"""A share of something; a field may narrow it."""
 
 
 class Frozen(BaseModel):

@@ -10,10 +10,8 @@ from typing import Any, Literal, cast
 
 from pydantic import Field, model_validator
 
-from reward_harness.manifest import Frozen
+from reward_harness.manifest import Fraction, Frozen
 from reward_harness.model_spec import ModelSpec
-
-Fraction = float
 
 WHOLE_WEIGHT_RATES: Mapping[str, float] = {
     "sft": 2e-5,
@@ -41,11 +39,11 @@ class LoraSpec(Frozen):
 class OptimSpec(Frozen):
     """What every policy trainer shares."""
 
-    learning_rate: float = Field(default=Field(gt=0), gt=0)
+    learning_rate: float = Field(gt=0)
     max_steps: int = Field(ge=1)
     batch_size: int = Field(default=8, ge=1)
     warmup_fraction: Fraction = 0.05
-    max_grad_norm: float = 1.0
+    max_grad_norm: float = Field(default=1.0, gt=0)
     save_every: int = Field(default=5, ge=1, description="steps between resumable checkpoints")
 
 
@@ -103,6 +101,14 @@ class GRPOSection(WatchedSpec):
     group_size: int = Field(default=4, ge=2)
     beta: float = Field(default=0.1, ge=0)
     epsilon: float = Field(default=0.2, gt=0)
+
+    @model_validator(mode="after")
+    def _whole_groups(self) -> GRPOSection:
+        if self.batch_size % self.group_size:
+            raise ValueError(
+                f"batch_size {self.batch_size} is no multiple of group_size {self.group_size}"
+            )
+        return self
 
 
 class PPOSection(WatchedSpec):

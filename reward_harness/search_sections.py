@@ -9,10 +9,8 @@ from typing import Any, Literal
 
 from pydantic import Field, model_validator
 
-from reward_harness.manifest import Frozen
+from reward_harness.manifest import Fraction, Frozen
 from reward_harness.model_spec import ModelSpec
-
-Fraction = float
 
 
 class Endpoint(Frozen):
@@ -143,3 +141,9 @@ class SearchConfig(Frozen):
     max_calls: int | None = Field(default=None, ge=1)
     max_tokens: int | None = Field(default=None, ge=1)
     max_usd: float | None = Field(default=None, gt=0)
+
+    @model_validator(mode="after")
+    def _a_preset_has_a_file(self) -> SearchConfig:
+        if self.initializer_strategy == "preset" and self.preset_rubric is None:
+            raise ValueError("initializer_strategy preset needs a preset_rubric")
+        return self

@@ -20,7 +20,7 @@ from reward_harness.dataset_sections import ScoresSection as ScoresSection
 from reward_harness.dataset_sections import SourceUse as SourceUse
 from reward_harness.dataset_sections import SplitSpec as SplitSpec
 from reward_harness.dataset_sections import SyntheticSFTSection as SyntheticSFTSection
-from reward_harness.manifest import Frozen
+from reward_harness.manifest import Fraction, Frozen
 from reward_harness.model_spec import ModelSpec as ModelSpec
 from reward_harness.policy_sections import DPOSection as DPOSection
 from reward_harness.policy_sections import GRPOSection as GRPOSection
@@ -36,8 +36,6 @@ from reward_harness.policy_sections import WatchedSpec as WatchedSpec
 from reward_harness.search_sections import Endpoint as Endpoint
 from reward_harness.search_sections import Extraction as Extraction
 from reward_harness.search_sections import SearchConfig as SearchConfig
-
-Fraction = float
 
 
 class GateThresholds(Frozen):
@@ -83,7 +81,7 @@ class RewardOptim(Frozen):
     )
     batch_size: int = Field(default=8, ge=1)
     max_length: int = Field(default=512, ge=8, le=512)
-    weight_decay: float = 0.01
+    weight_decay: float = Field(default=0.01, ge=0)
     warmup_fraction: Fraction = 0.05
 
     @model_validator(mode="after")

@@ -165,8 +165,6 @@ def _presets(run: StageRun) -> dict[str, Rubric]:
     """The rubrics that the search starts from, where the experiment names a file of them."""
     search = run.experiment.search
     if search.preset_rubric is None:
-        if search.initializer_strategy == "preset":
-            raise SpecError("initializer_strategy preset needs a `preset_rubric`", where="search")
         return {}
     path = run.workspace.root / search.preset_rubric
     found = preset_for(path, search_prompts(_records(run, "train"), "model"), search.preset_strict)

@@ -91,12 +91,6 @@ def grpo_checkpoint(run: StageRun, folder: Path) -> Outcome:
     """The fine-tuned policy, optimised against the deployed reward within groups."""
     policy = run.experiment.policy
     settings = required(policy.grpo, "policy.grpo")
-    if settings.batch_size % settings.group_size:
-        raise SpecError(
-            "batch_size must be a multiple of group_size",
-            where=f"experiment {run.experiment.key!r}, policy.grpo",
-            got=f"{settings.batch_size} and {settings.group_size}",
-        )
     with deployed_reward(run, settings.reward) as reward:
         job = GRPOJob(
             **job_fields(run),

@@ -155,12 +155,6 @@ class GRPOJob(JobBase):
     reward: RewardRef
     lora: LoraSpec | None = None
 
-    @model_validator(mode="after")
-    def _whole_groups(self) -> GRPOJob:
-        if self.settings.batch_size % self.settings.group_size:
-            raise ValueError("policy.grpo: batch_size must be a multiple of group_size")
-        return self
-
 
 class PPOJob(JobBase):
     """Proximal policy optimisation on ``RLPrompt`` records."""

@@ -109,10 +109,41 @@ def test_unknown_experiment_lists_those_there_are(folder: Path) -> None:
         read_experiment(folder, "other")
 
 
-def test_rl_without_sft_is_refused(folder: Path) -> None:
-    (folder / "bad.yaml").write_text("extends: base\npolicy:\n  sft: null\n")
-    with pytest.raises(SpecError, match=r"add policy\.sft"):
+BT = "reward_model: {bt: {backbone: {source: random, name: %s}, init: sft_checkpoint}}\n"
+NO_SFT = "policy: {sft: null, ppo: null}\n"
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("policy: {sft: null}\n", r"'policy': .*add policy\.sft"),
+        (
+            "policy: {grpo: {max_steps: 1, batch_size: 6}}\n",
+            r"bad\.yaml:2: .*'policy\.grpo': batch_size 6 is no multiple of group_size 4",
+        ),
+        (
+            "policy: {sft: {max_steps: 1, warmup_fraction: 5}}\n",
+            r"'policy\.sft\.warmup_fraction': .*less than or equal to 1; got 5",
+        ),
+        ("search: {initializer_strategy: preset}\n", r"'search': .*preset needs a preset_rubric"),
+        (
+            BT % "tiny-encoder",
+            r"bad\.yaml: reward_model\.bt\.init .*the backbone is not.*tiny-encoder.*tiny-causal",
+        ),
+        (BT % "tiny-causal" + NO_SFT, r"reward_model\.bt\.init .*there is no policy\.sft"),
+        ((BT % "tiny-encoder").replace("bt:", "distilled:"), r"reward_model\.distilled\.init"),
+        ((BT % "tiny-encoder").replace("bt:", "ensemble:"), r"reward_model\.ensemble\.init"),
+    ],
+)
+def test_what_cannot_be_done_is_refused_on_reading(folder: Path, text: str, message: str) -> None:
+    (folder / "bad.yaml").write_text(f"extends: base\n{text}")
+    with pytest.raises(SpecError, match=message):
         read_experiment(folder, "bad")
+
+
+def test_a_reward_model_may_start_from_sft(folder: Path) -> None:
+    (folder / "good.yaml").write_text("extends: base\n" + BT % "tiny-causal")
+    assert read_experiment(folder, "good").reward_model.bt is not None
 
 
 json_values = st.recursive(

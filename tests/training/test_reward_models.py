@@ -388,25 +388,6 @@ def test_a_reward_model_starts_from_the_policy_after_sft(workspace):
     assert all(torch.equal(reward[k], v) for k, v in policy.backbone.state_dict().items())
 
 
-@pytest.mark.parametrize("name", ["bt", "ensemble", "distilled"])
-@pytest.mark.parametrize(
-    ("changed", "told"),
-    [
-        ({"backbone": "tiny-encoder"}, r"the backbone is not.*tiny-encoder.*tiny-causal"),
-        ({"policy": "{sft: null, dpo: null, grpo: null, ppo: null}"}, r"there is no policy\.sft"),
-    ],
-    ids=["other model", "no sft"],
-)
-def test_a_start_from_sft_that_cannot_be_is_refused_on_reading(workspace, name, changed, told):
-    backbone = f"{{source: random, name: {changed.get('backbone', 'tiny-causal')}}}"
-    (workspace.experiments / "from-sft.yaml").write_text(
-        f"extends: smoke\nreward_model:\n  {name}: {{backbone: {backbone}, init: sft_checkpoint}}\n"
-        f"policy: {changed.get('policy', '{}')}\n"
-    )
-    with pytest.raises(SpecError, match=rf"reward_model\.{name}\.init is.*{told}.*init to base"):
-        read_experiment(workspace.experiments, "from-sft")
-
-
 def test_the_head_is_solved_on_samples_of_the_whole_file(jobs, monkeypatch):
     assert drawn(5, 9, 0) == [0, 1, 2, 3, 4]
     some = drawn(4000, 1000, 0)

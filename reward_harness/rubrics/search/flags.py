@@ -227,11 +227,15 @@ def config_of(values: Mapping[str, Any]) -> SearchConfig:
             _put(body, ["candidate_extract", name], body["extract"][name])
     if "preset_rubric" in body:
         body["initializer_strategy"] = "preset"
+    elif body.get("initializer_strategy") == "preset":
+        raise SpecError(
+            "which rubrics?", where="--initializer-strategy preset", fix="Name --preset-rubrics."
+        )
     try:
         config = SearchConfig.model_validate(body)
     except ValidationError as error:
         raise _flag_error(error) from error
-    _check_together(config)
+    _check_key_variable(config)
     return config
 
 
@@ -241,7 +245,7 @@ def _put(body: dict[str, Any], path: list[str], value: Any) -> None:
     body[path[-1]] = value
 
 
-def _check_together(config: SearchConfig) -> None:
+def _check_key_variable(config: SearchConfig) -> None:
     variable = config.endpoint.api_key_env
     # a key given for the variable's name must not be repeated in any message or file
     if not VARIABLE_NAME.fullmatch(variable) or not (variable.isupper() or variable in os.environ):
@@ -249,10 +253,6 @@ def _check_together(config: SearchConfig) -> None:
             "not the name of an environment variable",
             where="--api-key-env",
             expected="a name such as LLM_API_KEY, never the key itself",
-        )
-    if config.initializer_strategy == "preset" and config.preset_rubric is None:
-        raise SpecError(
-            "which rubrics?", where="--initializer-strategy preset", fix="Name --preset-rubrics."
         )
 
 
