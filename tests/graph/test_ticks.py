@@ -107,15 +107,22 @@ def test_the_schedule_asks_once_for_each_active_experiment_and_date(
     assert requested(instance, "search_rubrics") == first | second
 
 
-def test_the_registry_asks_once_for_a_new_file(
-    daemon: WorkspaceProcessContext, project: Workspace
-) -> None:
-    (project.experiments / "new.yaml").write_text("extends: smoke\nseed: 5\n")
+@pytest.fixture
+def new(daemon: WorkspaceProcessContext, project: Workspace) -> Iterator[str]:
+    """The key of one experiment more, that nobody has seen yet; afterwards it never was."""
+    path = project.experiments / "new.yaml"
+    path.write_text("extends: smoke\nseed: 5\n")
+    yield path.stem
+    path.unlink()
+    daemon.instance.delete_dynamic_partition(str(EXPERIMENTS.name), path.stem)
+
+
+def test_the_registry_asks_once_for_a_new_file(daemon: WorkspaceProcessContext, new: str) -> None:
     now = datetime.now(UTC)
     sensor_tick(daemon, now)
-    assert "new" in daemon.instance.get_dynamic_partitions(str(EXPERIMENTS.name))
+    assert new in daemon.instance.get_dynamic_partitions(str(EXPERIMENTS.name))
     first = requested(daemon.instance, "prepare_data")
-    assert set(first.values()) == SEARCHED | {"new"}
+    assert set(first.values()) == SEARCHED | {new}
     count = daemon.instance.get_runs_count()
     sensor_tick(daemon, now + timedelta(minutes=1))
     assert requested(daemon.instance, "prepare_data") == first
