@@ -8,6 +8,7 @@ import logging
 import time
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 
 import dagster as dg
 import pytest
@@ -32,7 +33,7 @@ from reward_harness.workspace import Workspace
 from tests.conftest import small_project
 from tests.graph.conftest import instance_of
 
-pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("ticks"), pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
 LOGGER = logging.getLogger("dagster.daemon")
 TODAY = datetime.now(UTC).replace(hour=3, minute=0, second=0, microsecond=0)
 MONDAY = TODAY + timedelta(days=7 - TODAY.weekday())
@@ -42,20 +43,19 @@ SEARCHED = {"smoke", "tour", "tiny-1", LOST}
 ENDED = (dg.DagsterRunStatus.SUCCESS, dg.DagsterRunStatus.FAILURE)
 
 
-@pytest.fixture(scope="module")
-def project(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Workspace]:
+@pytest.fixture
+def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Workspace:
     """Four active experiments, one of them with a source that does not exist, and an archived one."""
-    private = small_project(tmp_path_factory.mktemp("ticks") / "project", ["tiny-1", LOST])
+    private = small_project(tmp_path / "project", ["tiny-1", LOST])
     (private.experiments / "old.yaml").write_text("extends: smoke\nstatus: archived\n")
     path = private.experiments / f"{LOST}.yaml"
     path.write_text(path.read_text() + "dataset: {ranked: {source: no-such-source}}\n")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("HARNESS_ROOT", str(private.root))
-        patch.setenv("DAGSTER_HOME", str(private.dagster_home))
-        yield private
+    monkeypatch.setenv("HARNESS_ROOT", str(private.root))
+    monkeypatch.setenv("DAGSTER_HOME", str(private.dagster_home))
+    return private
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture
 def daemon(project: Workspace) -> Iterator[WorkspaceProcessContext]:
     target = WorkspaceFileTarget([str(project.root / "workspace.yaml")])
     with (
@@ -107,22 +107,15 @@ def test_the_schedule_asks_once_for_each_active_experiment_and_date(
     assert requested(instance, "search_rubrics") == first | second
 
 
-@pytest.fixture
-def new(daemon: WorkspaceProcessContext, project: Workspace) -> Iterator[str]:
-    """The key of one experiment more, that nobody has seen yet; afterwards it never was."""
-    path = project.experiments / "new.yaml"
-    path.write_text("extends: smoke\nseed: 5\n")
-    yield path.stem
-    path.unlink()
-    daemon.instance.delete_dynamic_partition(str(EXPERIMENTS.name), path.stem)
-
-
-def test_the_registry_asks_once_for_a_new_file(daemon: WorkspaceProcessContext, new: str) -> None:
+def test_the_registry_asks_once_for_a_new_file(
+    daemon: WorkspaceProcessContext, project: Workspace
+) -> None:
+    (project.experiments / "new.yaml").write_text("extends: smoke\nseed: 5\n")
     now = datetime.now(UTC)
     sensor_tick(daemon, now)
-    assert new in daemon.instance.get_dynamic_partitions(str(EXPERIMENTS.name))
+    assert "new" in daemon.instance.get_dynamic_partitions(str(EXPERIMENTS.name))
     first = requested(daemon.instance, "prepare_data")
-    assert set(first.values()) == SEARCHED | {new}
+    assert set(first.values()) == SEARCHED | {"new"}
     count = daemon.instance.get_runs_count()
     sensor_tick(daemon, now + timedelta(minutes=1))
     assert requested(daemon.instance, "prepare_data") == first
