@@ -38,6 +38,7 @@ class Workload:
     counts the adapters beside them. ``frozen`` is the dtype that frozen weights are held in under
     mixed precision: float32 ones leave the bf16 copies of autocast in the graph. ``reference`` and
     ``finished`` are bytes of a frozen reference and of models that are kept from before.
+    ``cache`` is what a rollout keeps of the tokens it has read; no activation is alive then.
     ``one_device``: the processes share a device, as on a CPU.
     """
 
@@ -52,6 +53,7 @@ class Workload:
     frozen: Dtype = "bfloat16"
     reference: int = 0
     finished: int = 0
+    cache: int = 0
     checkpointing: bool = False
     quantized: int = 0
     processes: int = 1
@@ -69,6 +71,8 @@ class MemoryEstimate:
     finished: int
     activations: int
     logits: int
+    rollout: int = 0
+    """What a rollout's cache takes beyond the activations and logits whose place it has."""
     runtime: int = RUNTIME_BYTES
 
     @property
@@ -89,6 +93,7 @@ class MemoryEstimate:
                 ("finished models", self.finished),
                 ("activations", self.activations),
                 ("logits", self.logits),
+                ("more in rollouts", self.rollout),
             )
         )
         return f"{self.total / GIB:.2f} GiB ({', '.join(parts)})"
@@ -106,16 +111,17 @@ def estimate(load: Workload) -> MemoryEstimate:
     learning_parts = 1 if load.sharding == "replicated" else load.processes
     positions = load.batch * load.tokens
     per_layer, per_logit = (12, 4) if mixed else (96, 16)
+    per_layer = 2 if load.checkpointing else per_layer
+    activations = per_layer * positions * load.hidden * load.layers
+    logits = per_logit * positions * load.vocabulary
     one = MemoryEstimate(
         weights=weights // weight_parts,
         optimizer=learning_bytes * load.trained // learning_parts,
         reference=load.reference // weight_parts,
         finished=load.finished,
-        activations=(2 if load.checkpointing else per_layer)
-        * positions
-        * load.hidden
-        * load.layers,
-        logits=per_logit * positions * load.vocabulary,
+        activations=activations,
+        logits=logits,
+        rollout=max(0, load.cache - activations - logits),
     )
     return one.times(load.processes) if load.one_device else one
 

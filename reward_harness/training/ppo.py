@@ -40,13 +40,10 @@ from reward_harness.training import ppo_losses as losses
 from reward_harness.training.hacking_watch import HackingWatch
 from reward_harness.training.order import learning_rate_factor
 from reward_harness.training.ppo_policy import ActorCritic, Sample
-from reward_harness.training.workload import PPO_PASS_TOKENS
+from reward_harness.training.workload import PPO_PASS_TOKENS, ROLLOUT_BATCH
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
-
-ROLLOUT_BATCH = 64
-"""Responses sampled at once; a larger rollout takes several batches, by the prompts' length."""
 
 UPDATE_SUMS = ("policy_loss", "value_loss", "clip_fraction", "value_clip_fraction", "kl_update")
 UPDATE_NORMS = ("policy_grad_norm", "value_grad_norm")

@@ -25,6 +25,7 @@ from reward_harness.sections import (
     RewardOptim,
     RubricModelSection,
     SFTSection,
+    WatchedSpec,
 )
 
 if TYPE_CHECKING:
@@ -37,6 +38,9 @@ PPO_PASS_TOKENS = {"cpu": 512, "cuda": 1024}
 """Padded tokens of one pass of PPO. On a CPU 512 (less padding) took a tenth less processor time
 than 1024 and less than 384 or 256: SmolLM2-135M, minibatches of 4, two runs. Not yet measured on a
 GPU."""
+
+ROLLOUT_BATCH = 64
+"""Responses PPO samples at once; a larger rollout takes several batches, by the prompts' length."""
 
 TEMPLATE_TOKENS = 32
 """About what roles and separators add to the text of a solution."""
@@ -155,6 +159,7 @@ def workload_of(job: AnyJob, facts: JobFacts | None = None) -> Workload:
         dtype=job.train_dtype,
         frozen=frozen_dtype(job),
         reference=_reference_bytes(job, facts),
+        cache=_cache_bytes(job, facts),
         finished=4 * facts.parameters * _members_before(job) * (2 if device == "cpu" else 1),
         quantized=_matrix_parameters(facts.shapes) if lora and lora.quantize else 0,
         processes=job.processes,
@@ -263,6 +268,26 @@ def _members_before(job: AnyJob) -> int:
     if job.method == "bt" and job.settings.flywheel is not None:
         return job.settings.flywheel.cycles
     return 0
+
+
+def _cache_bytes(job: AnyJob, facts: JobFacts) -> int:
+    """Keys and values of a rollout's tokens, beside the model in training: PPO's and GRPO's.
+    Iterative DPO rolls out before anything else is loaded.
+    """
+    settings = job.settings
+    if not isinstance(settings, WatchedSpec):
+        return 0
+    rows = min(settings.batch_size, ROLLOUT_BATCH) if job.method == "ppo" else settings.batch_size
+    numbers = (
+        sum(
+            shape[0]
+            for name, shape in facts.shapes.items()
+            if name.endswith((".k_proj.weight", ".v_proj.weight"))
+        )
+        or 2 * facts.sizes["num_hidden_layers"] * facts.sizes["hidden_size"]
+    )
+    tokens = rows * (settings.max_prompt_tokens + settings.max_new_tokens)
+    return (2 if job.train_dtype == "bfloat16" else 4) * numbers * tokens
 
 
 def _pass(job: AnyJob, facts: JobFacts, device: str) -> tuple[int, int]:

@@ -83,6 +83,13 @@ def test_activations_and_logits_follow_their_formulas():
     assert found.total == sum(parts) + RUNTIME_BYTES
 
 
+def test_a_rollouts_cache_takes_the_place_of_activations():
+    step = estimate(load())
+    alive = step.activations + step.logits
+    assert estimate(load(cache=alive)) == step
+    assert estimate(load(cache=alive + 1000)).total == step.total + 1000
+
+
 @pytest.mark.parametrize(
     ("shapes", "lora", "expected"),
     [

@@ -6,8 +6,15 @@ import math
 from pathlib import Path
 
 import pytest
+import torch
 from safetensors.numpy import load_file
-from transformers import DistilBertConfig, DistilBertModel, GPT2Config, GPT2LMHeadModel
+from transformers import (
+    AutoModelForCausalLM,
+    DistilBertConfig,
+    DistilBertModel,
+    GPT2Config,
+    GPT2LMHeadModel,
+)
 
 from reward_harness.data.files import write_records
 from reward_harness.data.records import Message, StepwiseExample
@@ -106,6 +113,23 @@ def test_references_are_counted_as_they_are_loaded(jobs: Jobs) -> None:
     without = (jobs.sft(), jobs.dpo(lora=LORA), jobs.dpo(reference="precomputed"))
     assert [workload_of(one).reference for one in without] == [0, 0, 0]
     assert workload_of(jobs.grpo(beta=0.0)).reference == 0
+
+
+def test_a_rollouts_cache_is_counted_as_the_model_keeps_it(jobs: Jobs, tmp_path: Path) -> None:
+    job = jobs.grpo(batch_size=4, max_prompt_tokens=5, max_new_tokens=3)
+    folders = [Path(job.model.path), tmp_path / "gpt2"]
+    config = GPT2Config(n_layer=2, n_head=2, n_embd=16, n_positions=8, vocab_size=32)
+    GPT2LMHeadModel(config).save_pretrained(folders[1])
+    for folder in folders:
+        model = AutoModelForCausalLM.from_pretrained(folder)
+        kept = model(input_ids=torch.zeros(4, 5 + 3, dtype=torch.long)).past_key_values
+        held = sum(part.nbytes for layer in kept.layers for part in (layer.keys, layer.values))
+        named = ModelRef(name="m", path=str(folder), digest="0" * 64)
+        assert workload_of(job.model_copy(update={"model": named})).cache == held
+    assert workload_of(with_bf16(job)).cache == workload_of(job).cache / 2
+    rows = [workload_of(jobs.ppo(batch_size=size)).cache for size in (32, 64, 128)]
+    assert rows[1] == rows[2] == 2 * rows[0]
+    assert workload_of(jobs.sft()).cache == 0
 
 
 def test_adapters_freeze_policies_in_bf16_and_reward_backbones_in_float32(jobs: Jobs) -> None:
