@@ -92,6 +92,12 @@ class WatchedSpec(RolloutSpec):
     """On-policy trainers that the reward-hacking detector watches."""
 
     hacking: HackingSpec = HackingSpec()
+    rollouts: Literal["own", "vllm"] = Field(
+        default="own", description="vllm: by a vLLM server that the job starts; needs policy.lora"
+    )
+    vllm_memory: Fraction = Field(
+        default=0.3, gt=0, lt=1, description="share of the device that this server may take"
+    )
 
 
 class GRPOSection(WatchedSpec):
@@ -177,4 +183,11 @@ class PolicySection(Frozen):
     def _preference_stages_start_from_sft(self) -> PolicySection:
         if self.sft is None and (self.dpo or self.grpo or self.ppo or self.iterative_dpo):
             raise ValueError("dpo, grpo, ppo and iterative_dpo start from SFT: add policy.sft")
+        return self
+
+    @model_validator(mode="after")
+    def _adapters_for_vllm(self) -> PolicySection:
+        asked = [s for s in (self.grpo, self.ppo) if s is not None and s.rollouts == "vllm"]
+        if asked and self.lora is None:
+            raise ValueError("rollouts: vllm sends the policy's adapters: set policy.lora, or own")
         return self

@@ -33,6 +33,10 @@ class Generated:
     ended: bool
 
 
+Sampler = Callable[[Any, Sequence[Sequence[int]], int], list[Generated]]
+"""Of (policy, rows of token ids, seed): one response for each row, in order."""
+
+
 def generate(
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
@@ -118,7 +122,7 @@ def generate_ids(
         )
     model.train(training)
     new: list[list[int]] = output[:, ids.shape[1] :].tolist()
-    return [_cut(tokenizer, row) for row in new]
+    return [generated_from(tokenizer, row) for row in new]
 
 
 def _read_once(model: PreTrainedModel, ids: torch.Tensor, mask: torch.Tensor) -> dict[str, Any]:
@@ -159,7 +163,7 @@ def _generation_config(
     )
 
 
-def _cut(tokenizer: PreTrainedTokenizerBase, row: list[int]) -> Generated:
+def generated_from(tokenizer: PreTrainedTokenizerBase, row: list[int]) -> Generated:
     """What was generated up to and with the end token; the rest of the row is padding."""
     end = end_id(tokenizer)
     ended = end in row

@@ -175,6 +175,15 @@ def available_bytes(device: str) -> int:
     return free if limit is None else min(free, limit)
 
 
+def total_bytes(device: str) -> int:
+    """The GPU's memory; 0 on a CPU, where no share of it is set aside."""
+    if device != "cuda":
+        return 0
+    import torch
+
+    return torch.cuda.mem_get_info()[1]
+
+
 def _cgroup_free() -> int | None:
     """What this control group may still take (cgroup v2), or None without a limit."""
     root = Path("/sys/fs/cgroup")

@@ -21,7 +21,9 @@ from trl.trainer.grpo_trainer import GRPOTrainer
 from reward_harness.data.files import read_records
 from reward_harness.data.records import RLPrompt
 from reward_harness.errors import TrainingError
+from reward_harness.hashing import derive_seed
 from reward_harness.models.chat import encode_prompt
+from reward_harness.models.generation import Sampler
 from reward_harness.rewards.base import BaseRM, Scored
 from reward_harness.sections import HackingSpec
 from reward_harness.training.context import MethodResult, TrainContext, start_and_end
@@ -35,15 +37,26 @@ from reward_harness.training.trl_run import (
     require_records,
     run_trainer,
 )
+from reward_harness.training.vllm_rollouts import vllm_rollouts
 
 
 class TokenisedGRPOTrainer(GRPOTrainer):
     """Rolls out on prompts that are token ids already: as text they would be tokenised anew, with a
     second token of beginning where the tokenizer adds one and other tokens where a cut split one.
+    ``sample``, if it is set, draws the responses in TRL's place.
     """
+
+    sample: Sampler | None = None
 
     def _tokenize_prompts(self, prompts: list[Any]) -> tuple[list[list[int]], None, dict[str, Any]]:
         return [list(ids) for ids in prompts], None, {}
+
+    def _generate_single_turn(self, prompt_ids: list[list[int]], *others: Any, **named: Any) -> Any:
+        if self.sample is None:
+            return super()._generate_single_turn(prompt_ids, *others, **named)
+        seed = derive_seed(self.args.seed, "grpo", self.state.global_step)
+        drawn = self.sample(self.accelerator.unwrap_model(self.model), prompt_ids, seed)
+        return [list(one.token_ids) for one in drawn], None
 
 
 class GroupReward:
@@ -141,7 +154,8 @@ def train(job: GRPOJob, context: TrainContext) -> MethodResult:
         processing_class=tokenizer,
         peft_config=lora_config(job.lora),
     )
-    resumed = run_trainer(trainer, callback, context)
+    with vllm_rollouts(job, tokenizer, context) as trainer.sample:
+        resumed = run_trainer(trainer, callback, context)
     rows = metric_rows(trainer)
     size = settings.batch_size
     metrics = {

@@ -23,8 +23,8 @@ from pydantic import ValidationError
 
 from reward_harness.errors import TrainingError
 from reward_harness.progress import Progress, ProgressSink
-from reward_harness.scaling.memory import available_bytes, resolve_device
-from reward_harness.sections import ComputeSection
+from reward_harness.scaling.memory import available_bytes, resolve_device, total_bytes
+from reward_harness.sections import ComputeSection, WatchedSpec
 from reward_harness.training.job import RESULT_FILE, TrainResult, write_job
 from reward_harness.training.worker import (
     ERROR_PREFIX,
@@ -70,7 +70,11 @@ def launcher_for(compute: ComputeSection) -> Launcher:
 def guard(job: AnyJob, compute: ComputeSection) -> None:
     """``TrainingError`` if the job would need more than its share of the device's free memory."""
     device = resolve_device(job.device)
-    require_job_memory(job, int(available_bytes(device) * compute.memory_fraction), device)
+    free = int(available_bytes(device) * compute.memory_fraction)
+    settings = job.settings
+    if isinstance(settings, WatchedSpec) and settings.rollouts == "vllm":
+        free -= int(total_bytes(device) * settings.vllm_memory)
+    require_job_memory(job, free, device)
 
 
 @dataclass(frozen=True, slots=True)

@@ -33,7 +33,7 @@ from reward_harness.errors import TrainingError
 from reward_harness.hashing import derive_seed
 from reward_harness.models.batches import length_batches
 from reward_harness.models.chat import Turns, encode_prompt, pad_id
-from reward_harness.models.generation import generate_rows
+from reward_harness.models.generation import Generated, Sampler, generate_rows
 from reward_harness.rewards.base import BaseRM, Scored, ScoreResult
 from reward_harness.sections import PPOSection
 from reward_harness.training import ppo_losses as losses
@@ -83,6 +83,7 @@ class PPOTrainer:
         config: all hyper-parameters.
         seed: decides prompt order, sampling and minibatches.
         autocast, value_into_trunk: see ``ActorCritic``.
+        sample: draws the rollouts; ``model.generate`` if None.
     """
 
     def __init__(
@@ -96,6 +97,7 @@ class PPOTrainer:
         seed: int,
         autocast: torch.dtype | None = None,
         value_into_trunk: bool = False,
+        sample: Sampler | None = None,
     ) -> None:
         self.tokenizer, self.reward, self.config, self.seed = tokenizer, reward, config, seed
         self.models = ActorCritic(
@@ -105,6 +107,7 @@ class PPOTrainer:
             autocast=autocast,
             value_into_trunk=value_into_trunk,
         )
+        self.sample = sample or self._generate
         self.pass_tokens = PPO_PASS_TOKENS[self.models.device.type]
         encoded = [encode_prompt(tokenizer, chat) for chat in prompts]
         self.prompts_cut = sum(len(ids) > config.max_prompt_tokens for ids in encoded)
@@ -191,16 +194,20 @@ class PPOTrainer:
         size, step = self.config.batch_size, len(self.rows)
         order = prompt_order(len(self.prompts), step * size, size, self._seed("prompts"))
         chosen = [self.prompts[index] for index in order]
-        drawn = generate_rows(
-            self.models.policy,
+        rows = [ids for _, ids in chosen]
+        drawn = self.sample(self.models.policy, rows, self._seed("sample", step))
+        return [Sample(chat, ids, d) for (chat, ids), d in zip(chosen, drawn, strict=True)]
+
+    def _generate(self, policy: Any, rows: Sequence[Sequence[int]], seed: int) -> list[Generated]:
+        return generate_rows(
+            policy,
             self.tokenizer,
-            [ids for _, ids in chosen],
+            rows,
             max_new_tokens=self.config.max_new_tokens,
             temperature=self.config.temperature,
-            seed=self._seed("sample", step),
+            seed=seed,
             batch_size=ROLLOUT_BATCH,
         )
-        return [Sample(chat, ids, d) for (chat, ids), d in zip(chosen, drawn, strict=True)]
 
     def _score(self, samples: list[Sample]) -> tuple[list[Sample], Tensor]:
         """The samples that got a finite score, and the scores (B,); the rest is dropped."""

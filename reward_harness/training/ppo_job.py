@@ -9,6 +9,7 @@ import torch
 
 from reward_harness.data.files import read_records
 from reward_harness.data.records import RLPrompt
+from reward_harness.models.generation import Sampler
 from reward_harness.training.context import (
     MethodResult,
     TrainContext,
@@ -19,13 +20,19 @@ from reward_harness.training.job import PPOJob
 from reward_harness.training.policy_model import load_for_training, lora_config, publish
 from reward_harness.training.ppo import PPOTrainer
 from reward_harness.training.trl_run import require_records
+from reward_harness.training.vllm_rollouts import vllm_rollouts
 
 SHOWN = ("reward_mean", "kl_k1", "entropy")
 
 
 def train(job: PPOJob, context: TrainContext) -> MethodResult:
     """Optimise against the reward and publish ``model/``."""
-    trainer = _trainer(job, context)
+    policy, tokenizer = load_for_training(job, context)
+    with vllm_rollouts(job, tokenizer, context) as sample:
+        return _train(job, context, _trainer(job, context, policy, tokenizer, sample))
+
+
+def _train(job: PPOJob, context: TrainContext, trainer: PPOTrainer) -> MethodResult:
     total = job.settings.max_steps
     clock = context.clock(total)
     resumed = _restore(trainer, context)
@@ -61,17 +68,18 @@ def train(job: PPOJob, context: TrainContext) -> MethodResult:
     )
 
 
-def _trainer(job: PPOJob, context: TrainContext) -> PPOTrainer:
+def _trainer(
+    job: PPOJob, context: TrainContext, policy: Any, tokenizer: Any, sample: Sampler | None
+) -> PPOTrainer:
     assert context.reward is not None
     records = read_records(Path(job.train.path), RLPrompt)
     require_records(len(records), job.train.path, "ppo")
-    policy, tokenizer = load_for_training(job, context)
     torch.manual_seed(job.seed)
     adapters = lora_config(job.lora)
     if adapters is not None:
         from peft import get_peft_model
 
-        policy: Any = get_peft_model(policy, adapters)
+        policy = get_peft_model(policy, adapters)
     return PPOTrainer(
         policy,
         tokenizer,
@@ -80,6 +88,7 @@ def _trainer(job: PPOJob, context: TrainContext) -> PPOTrainer:
         job.settings,
         seed=job.seed,
         autocast=torch.bfloat16 if job.train_dtype == "bfloat16" else None,
+        sample=sample,
     )
 
 

@@ -275,7 +275,7 @@ def _cache_bytes(job: AnyJob, facts: JobFacts) -> int:
     Iterative DPO rolls out before anything else is loaded.
     """
     settings = job.settings
-    if not isinstance(settings, WatchedSpec):
+    if not isinstance(settings, WatchedSpec) or settings.rollouts == "vllm":
         return 0
     rows = min(settings.batch_size, ROLLOUT_BATCH) if job.method == "ppo" else settings.batch_size
     numbers = (
