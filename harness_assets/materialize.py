@@ -8,11 +8,12 @@ from dagster._core.definitions.source_asset import (
     SYSTEM_METADATA_KEY_SOURCE_ASSET_OBSERVATION as NO_EVENT,
 )
 
-from harness_assets.record import record
+from harness_assets.record import how_made, record
 from harness_resources.compute import Compute
 from harness_resources.llm import LLM
 from harness_resources.store import Store
 from reward_harness.errors import BudgetExceeded, EndpointRefused, HarnessError, LLMError
+from reward_harness.manifest import TAKEN_FROM
 from reward_harness.progress import Progress, ProgressSink
 from reward_harness.stages import STAGES, Services, make
 
@@ -57,6 +58,8 @@ def materialize(
         if isinstance(error, LLMError) and not isinstance(error, BudgetExceeded | EndpointRefused):
             raise
         raise final_failure(error) from error
+    if reused or TAKEN_FROM in artifact.manifest.notes:
+        context.log.info(how_made(artifact, reused))
     gates = [check.name for check in context.assets_def.check_specs]
     yield record(artifact, reused=reused, gates=gates)
     try:

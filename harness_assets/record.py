@@ -84,7 +84,7 @@ def _metadata(artifact: Artifact, reused: bool) -> dict[str, Any]:
     if (comparison := artifact.publication.notes.get(COMPARISON)) is not None:
         metadata["comparison"] = comparison_table(comparison)
     return metadata | {
-        "made": _how(artifact, reused),
+        "made": how_made(artifact, reused),
         "artifact": manifest.artifact_id,
         "path": dg.MetadataValue.path(str(artifact.path)),
         "inputs": dg.MetadataValue.json(artifact.publication.inputs),
@@ -93,7 +93,8 @@ def _metadata(artifact: Artifact, reused: bool) -> dict[str, Any]:
     }
 
 
-def _how(artifact: Artifact, reused: bool) -> str:
+def how_made(artifact: Artifact, reused: bool) -> str:
+    """Whether this run made it, or whence it is."""
     if (made_in := artifact.manifest.notes.get(TAKEN_FROM)) is not None:
         return f"taken from {made_in}, which was made from the same"
     if reused:

@@ -106,7 +106,7 @@ def test_an_experiment_takes_what_its_like_made_and_makes_what_differs(
     (finished.experiments / "longer.yaml").write_text(
         "extends: smoke\npolicy: {ppo: {max_steps: 3}}\n"
     )
-    launch("longer")
+    output = launch("longer")
     store = ArtifactStore(finished.runs)
     made = {name: store.current("longer", name) for name in stages_of(finished, "longer")}
     taken = {name for name, one in made.items() if TAKEN_FROM in one.manifest.notes}
@@ -125,6 +125,7 @@ def test_an_experiment_takes_what_its_like_made_and_makes_what_differs(
     for name in taken:
         source = store.current("smoke", name)
         assert made[name].manifest.notes[TAKEN_FROM] == source.manifest.artifact_id
+        assert f"taken from {source.manifest.artifact_id}" in output
         made[name].verify()
     assert planned(finished, "longer") == stale_stages(finished, "longer") == set()
     dpo = made["dpo_checkpoint"].manifest.artifact_id
