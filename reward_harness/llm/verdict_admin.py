@@ -17,7 +17,8 @@ from pathlib import Path
 from typing import Any
 
 from reward_harness.errors import DataError, LLMError
-from reward_harness.llm.verdicts import BUSY_TIMEOUT_S, VerdictStore
+from reward_harness.llm.verdicts import VerdictStore
+from reward_harness.shared_sqlite import BUSY_TIMEOUT_S
 
 DAY_S = 86_400.0
 PRUNE_BATCH = 20_000

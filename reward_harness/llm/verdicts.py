@@ -18,9 +18,9 @@ from typing import Any
 
 from reward_harness.errors import LLMError
 from reward_harness.hashing import digest_json
+from reward_harness.shared_sqlite import open_shared
 
 STORE_NAME = "verdicts.sqlite"
-BUSY_TIMEOUT_S = 30.0
 BATCH = 500
 
 SCHEMA_VERSION = 1
@@ -74,16 +74,7 @@ class VerdictStore:
         self.path = path
         self._lock = threading.Lock()
         try:
-            if path is not None:
-                path.parent.mkdir(parents=True, exist_ok=True)
-            self._db = sqlite3.connect(
-                path or ":memory:",
-                timeout=BUSY_TIMEOUT_S,
-                isolation_level=None,
-                check_same_thread=False,
-            )
-            self._db.execute("PRAGMA journal_mode=WAL")
-            self._db.execute("PRAGMA synchronous=NORMAL")
+            self._db = open_shared(path)
             self._make_tables()
         except (sqlite3.Error, OSError) as error:
             raise _unusable(path, error) from error

@@ -28,9 +28,9 @@ from reward_harness.rewards.base import (
     finite,
     invalid,
 )
+from reward_harness.shared_sqlite import open_shared
 
 STORE_NAME = "scores.sqlite"
-BUSY_TIMEOUT_S = 30.0
 LOOKUP = 500
 
 
@@ -41,12 +41,7 @@ class ScoreStore:
         self.path = path
         self._lock = threading.Lock()
         try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            self._db = sqlite3.connect(
-                path, timeout=BUSY_TIMEOUT_S, isolation_level=None, check_same_thread=False
-            )
-            self._db.execute("PRAGMA journal_mode=WAL")
-            self._db.execute("PRAGMA synchronous=NORMAL")
+            self._db = open_shared(path)
             self._db.execute(
                 "CREATE TABLE IF NOT EXISTS scores (key TEXT PRIMARY KEY, value REAL NOT NULL, "
                 "details TEXT NOT NULL) WITHOUT ROWID"
