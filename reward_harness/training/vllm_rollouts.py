@@ -204,11 +204,10 @@ def _start(command: list[str], log: Path) -> subprocess.Popen[bytes]:
 def _wait_until_ready(process: subprocess.Popen[bytes], url: str, log: Path) -> None:
     deadline = time.monotonic() + START_TIMEOUT_S
     while time.monotonic() < deadline and process.poll() is None:
-        try:
+        with suppress(httpx.HTTPError):
             if httpx.get(f"{url}/health", timeout=5.0, trust_env=False).status_code == 200:
                 return
-        except httpx.HTTPError:
-            time.sleep(POLL_S)
+        time.sleep(POLL_S)
     ended = process.poll()
     lines = log.read_text(encoding="utf-8", errors="replace").splitlines()[-SHOWN_LINES:]
     raise TrainingError(
